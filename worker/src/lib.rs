@@ -1,1 +1,3 @@
-//! 
+//! The worker of DeepNode: a bit-exact inference engine and the programs around it.
+
+pub mod canon;
