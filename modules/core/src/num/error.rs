@@ -1,0 +1,47 @@
+use std::fmt;
+
+/// Why a number could not be read or an operation has no result. Each names the value and the bound.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NumError {
+    #[error("{kind}: empty, at least one digit is required")]
+    Empty { kind: &'static str },
+    #[error("{kind} {text:?}: a sign is not allowed")]
+    Sign { kind: &'static str, text: Excerpt },
+    #[error("{kind} {text:?}: leading zeros are not allowed")]
+    LeadingZero { kind: &'static str, text: Excerpt },
+    #[error("{kind} {text:?}: only decimal digits are allowed{}", if *.point { " around one point" } else { "" })]
+    NotDigits { kind: &'static str, text: Excerpt, point: bool },
+    #[error("{kind} {text:?}: {found} decimals, at most {max} are allowed")]
+    TooManyDecimals { kind: &'static str, text: Excerpt, found: usize, max: usize },
+    #[error("{kind} {text:?} exceeds the maximum {max}")]
+    TooLarge { kind: &'static str, text: Excerpt, max: String },
+    #[error("{expression} exceeds the maximum {max}")]
+    Overflow { expression: String, max: String },
+    #[error("{expression} is below 0")]
+    Negative { expression: String },
+    #[error("{expression} divides by zero")]
+    DivisionByZero { expression: String },
+}
+
+/// The beginning of a text that somebody sent: an error never grows with its input.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Excerpt(String);
+
+impl Excerpt {
+    const CHARS: usize = 64;
+
+    pub(crate) fn of(text: &str) -> Excerpt {
+        let mut chars = text.chars();
+        let mut kept: String = chars.by_ref().take(Self::CHARS).collect();
+        if chars.next().is_some() {
+            kept.push_str("...");
+        }
+        Excerpt(kept)
+    }
+}
+
+impl fmt::Debug for Excerpt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
