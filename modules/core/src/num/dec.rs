@@ -50,7 +50,7 @@ impl Dec {
         n.checked_mul(Self::SCALE).map(Dec).ok_or_else(|| overflow(n.to_string()))
     }
 
-    /// floor(n / d): the fraction in 18 decimals.
+    /// n / d, floored to 18 decimals.
     pub fn ratio(n: u128, d: u128) -> Result<Dec, NumError> {
         dec(mul_div(n, Self::SCALE, d), d, || format!("{n} / {d}"))
     }
@@ -96,6 +96,21 @@ impl Dec {
     /// self / other, half to even.
     pub fn checked_div_round(self, other: Dec) -> Result<Dec, NumError> {
         dec(mul_div_round(self.0, Self::SCALE, other.0), other.0, || format!("{self} / {other}"))
+    }
+
+    /// self^n by square and multiply from the lowest bit, a floor at every product.
+    pub fn checked_pow(self, mut n: u64) -> Result<Dec, NumError> {
+        let (mut power, mut square) = (Self::ONE, self);
+        while n > 0 {
+            if n & 1 == 1 {
+                power = power.checked_mul(square)?;
+            }
+            n >>= 1;
+            if n > 0 {
+                square = square.checked_mul(square)?;
+            }
+        }
+        Ok(power)
     }
 
     /// self * n, exact.

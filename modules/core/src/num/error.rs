@@ -19,8 +19,26 @@ pub enum NumError {
     Overflow { expression: String, max: String },
     #[error("{expression} is below 0")]
     Negative { expression: String },
+    #[error("{field} is {value}, allowed are {min} to {max}")]
+    OutOfRange { field: &'static str, value: String, min: String, max: String },
     #[error("{expression} divides by zero")]
     DivisionByZero { expression: String },
+}
+
+impl NumError {
+    /// `Ok` if min <= value <= max, else the error that names the field, its value and both bounds.
+    pub fn in_range<T: PartialOrd + ToString>(
+        field: &'static str,
+        value: T,
+        min: T,
+        max: T,
+    ) -> Result<(), Self> {
+        if min <= value && value <= max {
+            return Ok(());
+        }
+        let (value, min, max) = (value.to_string(), min.to_string(), max.to_string());
+        Err(NumError::OutOfRange { field, value, min, max })
+    }
 }
 
 /// The beginning of a text that somebody sent: an error never grows with its input.

@@ -5,6 +5,7 @@
 
 pub mod amount;
 mod dec;
+pub mod decay;
 mod error;
 
 pub use dec::Dec;
