@@ -1,3 +1,4 @@
 //! The worker of DeepNode: a bit-exact inference engine and the programs around it.
 
 pub mod canon;
+pub mod model;

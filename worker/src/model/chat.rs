@@ -1,0 +1,115 @@
+//! Chat messages to a prompt, by the model's own Jinja template.
+//!
+//! A template is a pure function of the messages: there is no clock, no randomness and no file in its reach
+//! (a call of `strftime_now` is an error), and its work is bounded.
+
+use minijinja::{context, AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior};
+use serde::{Deserialize, Serialize};
+
+use super::error::{within, ModelError, Result};
+use super::tokenizer::MAX_TEXT;
+
+/// Greatest number of messages in a chat.
+pub const MAX_MESSAGES: usize = 4096;
+/// Instructions that rendering may take.
+const FUEL: u64 = 10_000_000;
+const NAME: &str = "chat";
+
+/// One message of a chat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatMessage {
+    /// system, user or assistant; a template may know others.
+    pub role: String,
+    pub content: String,
+}
+
+/// A compiled template.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    bos: String,
+    eos: String,
+}
+
+impl ChatTemplate {
+    /// Compiles `source`; `bos` and `eos` are the texts of these tokens.
+    pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self> {
+        let mut environment = Environment::new();
+        environment.set_auto_escape_callback(|_| AutoEscape::None);
+        environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+        environment.set_fuel(Some(FUEL));
+        // As the transformers library sets Jinja up; templates are written for that.
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function(
+            "raise_exception",
+            |message: String| -> std::result::Result<String, Error> {
+                Err(Error::new(ErrorKind::InvalidOperation, message))
+            },
+        );
+        environment.add_template_owned(NAME, source.to_string()).map_err(fault)?;
+        Ok(ChatTemplate { environment, bos: bos.to_string(), eos: eos.to_string() })
+    }
+
+    /// The prompt that asks the assistant to answer `messages`.
+    pub fn render(&self, messages: &[ChatMessage]) -> Result<String> {
+        within("chat messages", messages.len() as u64, 1, MAX_MESSAGES as u64)?;
+        let bytes: usize = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
+        within("chat length", bytes as u64, 0, MAX_TEXT as u64)?;
+        let template = self.environment.get_template(NAME).map_err(fault)?;
+        let (bos_token, eos_token) = (&self.bos, &self.eos);
+        template
+            .render(context! { messages, bos_token, eos_token, add_generation_prompt => true })
+            .map_err(fault)
+    }
+}
+
+fn fault(error: Error) -> ModelError {
+    let detail = error.detail().map(|d| format!(": {d}")).unwrap_or_default();
+    let line = error.line().map(|l| format!(", line {l}")).unwrap_or_default();
+    ModelError::Template(format!("{}{detail}{line}", error.kind()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chat(source: &str, messages: &[(&str, &str)]) -> Result<String> {
+        let messages: Vec<_> = messages
+            .iter()
+            .map(|(role, content)| ChatMessage { role: role.to_string(), content: content.to_string() })
+            .collect();
+        ChatTemplate::new(source, "<s>", "</s>")?.render(&messages)
+    }
+
+    #[test]
+    fn renders_as_transformers_does() {
+        let source = "{{ bos_token }}{% for m in messages %}\n    {% if m['role'] == 'user' %}\n[{{ m.content.strip() }}]\n    {% else %}\n{{ m.content }}{{ eos_token }}\n    {% endif %}\n{% endfor %}\n{% if add_generation_prompt %}>{% endif %}\n";
+        let text = chat(source, &[("user", " <b>hi</b> "), ("assistant", "yes"), ("user", "so?")]).unwrap();
+        assert_eq!(text, "<s>[<b>hi</b>]\nyes</s>\n[so?]\n>");
+    }
+
+    #[test]
+    fn refuses_what_is_broken_or_impure() {
+        let one = &[("user", "hi")][..];
+        for (source, part) in [
+            ("{% for m in messages %}", "syntax error"),
+            ("{{ strftime_now('%Y') }}", "unknown function"),
+            ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+            ("{% include 'other' %}", "not found"),
+            ("{% for a in range(10000) %}{% for b in range(10000) %}{{ b }}{% endfor %}{% endfor %}", "fuel"),
+        ] {
+            let error = chat(source, one).unwrap_err().to_string();
+            assert!(error.contains(part), "{source}: {error}");
+        }
+        assert!(chat("", &[]).unwrap_err().to_string().contains("chat messages is 0: must be 1 to 4096"));
+    }
+
+    /// A template may repeat the content, so its output is bounded by what a tokenizer takes, not by memory.
+    #[test]
+    fn strftime_is_seen_as_undefined() {
+        let source = "{% if strftime_now is defined %}{{ strftime_now() }}{% else %}26 Jul 2024{% endif %}";
+        assert_eq!(chat(source, &[("user", "hi")]).unwrap(), "26 Jul 2024");
+    }
+}

@@ -1,0 +1,292 @@
+//! The canonical model file, `<id>.dnm`: what an import writes and every process maps.
+//!
+//! | bytes | |
+//! |---|---|
+//! | 0 | "deepnode" |
+//! | 8 | format version, u32 |
+//! | 12 | zero, u32 |
+//! | 16 | length of the header, u64 |
+//! | 24 | length of the file, u64 |
+//! | 32 | BLAKE3 of the header |
+//! | 64 | the header, JSON |
+//! | multiple of 4096 | the tensors of `manifest::slots`, each at a multiple of 64 |
+//!
+//! Integers and weights are little-endian. A matrix is in panels (`canon::tensor`), a vector as it is.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use half::f16;
+use memmap2::Mmap;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::error::{invalid, within, ModelError, Result};
+use super::manifest::{decode_architecture, slots, Manifest, Role, Slot};
+use super::tokenizer::{Tokenizer, TokenizerSpec};
+use crate::canon::commit::Digest;
+use crate::canon::rope::RopeTable;
+use crate::canon::tensor::PANEL;
+use crate::canon::{Architecture, LayerWeights, Tensor, Weights};
+
+#[cfg(target_endian = "big")]
+compile_error!("weights are mapped as they lie in the file, little-endian");
+
+const MAGIC: [u8; 8] = *b"deepnode";
+const VERSION: u32 = 1;
+const PREFIX: usize = 64;
+const MAX_HEADER: u64 = 1 << 28;
+const DATA_ALIGNMENT: u64 = 4096;
+const TENSOR_ALIGNMENT: u64 = 64;
+
+/// The header of a model file.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Header {
+    /// The source's own name, for people; not a part of the id.
+    pub name: String,
+    /// The architecture leaf, hex.
+    pub architecture: String,
+    /// The rope table's digest, hex.
+    pub rope: String,
+    pub tokenizer: TokenizerSpec,
+    /// Digests of the tensors, hex.
+    pub tensors: Vec<String>,
+}
+
+impl Header {
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a header is plain strings and numbers")
+    }
+
+    /// The first bytes of a file with this header.
+    pub fn prefix(header: &[u8], file_len: u64) -> [u8; PREFIX] {
+        let mut prefix = [0; PREFIX];
+        prefix[..8].copy_from_slice(&MAGIC);
+        prefix[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        prefix[16..24].copy_from_slice(&(header.len() as u64).to_le_bytes());
+        prefix[24..32].copy_from_slice(&file_len.to_le_bytes());
+        prefix[32..].copy_from_slice(blake3::hash(header).as_bytes());
+        prefix
+    }
+}
+
+/// Where the tensors lie in the file.
+pub(super) struct Layout {
+    pub ranges: Vec<Range<u64>>,
+    pub file_len: u64,
+}
+
+impl Layout {
+    pub fn new(slots: &[Slot], header_len: u64) -> Layout {
+        let mut end = (PREFIX as u64 + header_len).next_multiple_of(DATA_ALIGNMENT);
+        let ranges = slots
+            .iter()
+            .map(|slot| {
+                let halves =
+                    if slot.is_vector() { slot.cols } else { Tensor::padded_len(slot.rows, slot.cols) };
+                let start = end.next_multiple_of(TENSOR_ALIGNMENT);
+                end = start + 2 * halves as u64;
+                start..end
+            })
+            .collect();
+        Layout { ranges, file_len: end }
+    }
+}
+
+/// An imported model, mapped read-only: all processes on a machine share its pages.
+#[derive(Debug)]
+pub struct Model {
+    path: PathBuf,
+    map: Mmap,
+    name: String,
+    id: Digest,
+    manifest: Manifest,
+    tokenizer: Tokenizer,
+    /// The tensors, in the manifest's order, and where in `map` they are.
+    tensors: Vec<(Slot, Range<usize>)>,
+}
+
+impl Model {
+    /// Maps a model file and checks its header: cheap, since no weight is read. `verify` reads them.
+    pub fn open(path: &Path) -> Result<Model> {
+        let file = File::open(path).map_err(ModelError::io(path))?;
+        // SAFETY: model files are written under another name, renamed when whole and never written again; who
+        // can truncate one under a running process can as well kill it.
+        let map = unsafe { Mmap::map(&file) }.map_err(ModelError::io(path))?;
+
+        let field = |what: &str| format!("{what} of {}", path.display());
+        let prefix = map.get(..PREFIX).ok_or_else(|| {
+            invalid(field("length"), map.len(), format!("a model file has at least {PREFIX} bytes"))
+        })?;
+        let u64_at = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| prefix[at + i]));
+        if prefix[..8] != MAGIC {
+            return Err(invalid(
+                field("magic"),
+                hex::encode(&prefix[..8]),
+                "not a model file; import it first",
+            ));
+        }
+        within(field("format version and flags"), u64_at(8), VERSION.into(), VERSION.into())?;
+        within(field("length"), map.len() as u64, u64_at(24), u64_at(24))?;
+        let header_len =
+            within(field("header length"), u64_at(16), 2, MAX_HEADER.min(map.len() as u64 - PREFIX as u64))?;
+        let header = &map[PREFIX..PREFIX + header_len as usize];
+        same(field("header"), blake3::hash(header).as_bytes(), &prefix[32..])?;
+        let header: Header =
+            serde_json::from_slice(header).map_err(|e| invalid(field("header"), e, "must be its JSON"))?;
+
+        let leaf = hex::decode(&header.architecture)
+            .map_err(|e| invalid(field("architecture"), e, "must be hex"))?;
+        let arch = decode_architecture(&leaf)?;
+        let slots = slots(&arch);
+        let layout = Layout::new(&slots, header_len);
+        within(field("length"), map.len() as u64, layout.file_len, layout.file_len)?;
+        within(field("tensors"), header.tensors.len() as u64, slots.len() as u64, slots.len() as u64)?;
+        let tokenizer = Tokenizer::new(header.tokenizer)?;
+        within(field("tokens"), tokenizer.len() as u64, arch.vocab.into(), arch.vocab.into())?;
+        let manifest = Manifest {
+            arch,
+            tokenizer: tokenizer.digest(),
+            rope: digest_from_hex(&header.rope)?,
+            tensors: header.tensors.iter().map(|d| digest_from_hex(d)).collect::<Result<_>>()?,
+        };
+        let ranges = layout.ranges.into_iter().map(|r| r.start as usize..r.end as usize);
+        Ok(Model {
+            path: path.to_path_buf(),
+            name: header.name,
+            id: manifest.id(),
+            manifest,
+            tokenizer,
+            tensors: slots.into_iter().zip(ranges).collect(),
+            map,
+        })
+    }
+
+    /// Reads every weight and compares with the manifest, and the rope table with this machine's: what a
+    /// damaged disk, memory or library changed is an error that names the part.
+    pub fn verify(&self) -> Result<()> {
+        let arch = self.arch();
+        let rope = RopeTable::new(arch.rope_base, arch.head_dim, arch.context).digest();
+        same("rope table", &rope, &self.manifest.rope)?;
+        self.tensors.par_iter().zip(&self.manifest.tensors).try_for_each(|((slot, range), expected)| {
+            let halves: &[f16] = bytemuck::cast_slice(&self.map[range.clone()]);
+            let found = if slot.is_vector() {
+                *blake3::hash(bytemuck::cast_slice(halves)).as_bytes()
+            } else {
+                matrix_digest(&Tensor { rows: slot.rows, cols: slot.cols, panels: halves })
+            };
+            same(slot, &found, expected)
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The source's own name, for people.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The model id.
+    pub fn id(&self) -> Digest {
+        self.id
+    }
+
+    pub fn arch(&self) -> &Architecture {
+        &self.manifest.arch
+    }
+
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Bytes of the file.
+    pub fn file_len(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// The weights, as they lie in the map.
+    pub fn weights(&self) -> Weights<'_> {
+        let mut rest = self.tensors.iter();
+        let mut next = |role: Role| -> Tensor<'_> {
+            let (slot, range) = rest.next().expect("a model has the tensors of its slots");
+            assert_eq!(slot.role, role, "the order of the slots");
+            Tensor {
+                rows: slot.rows,
+                cols: slot.cols,
+                panels: bytemuck::cast_slice(&self.map[range.clone()]),
+            }
+        };
+        let arch = self.arch();
+        let embedding = next(Role::Embedding);
+        let head = if arch.tied { embedding } else { next(Role::Head) };
+        let final_gain = next(Role::FinalGain).panels;
+        let layers = (0..arch.layers)
+            .map(|_| {
+                let attn_gain = next(Role::AttnGain).panels;
+                let (q, k, v) = (next(Role::Q), next(Role::K), next(Role::V));
+                let mut bias = |role| arch.qkv_bias.then(|| next(role).panels);
+                let (q_bias, k_bias, v_bias) = (bias(Role::QBias), bias(Role::KBias), bias(Role::VBias));
+                LayerWeights {
+                    attn_gain,
+                    q,
+                    k,
+                    v,
+                    q_bias,
+                    k_bias,
+                    v_bias,
+                    o: next(Role::O),
+                    ffn_gain: next(Role::FfnGain).panels,
+                    gate: next(Role::Gate),
+                    up: next(Role::Up),
+                    down: next(Role::Down),
+                }
+            })
+            .collect();
+        Weights { embedding, head, final_gain, layers }
+    }
+}
+
+/// BLAKE3 of the rows, unpadded; all zero, and so equal to nothing, if the padding is not zero.
+fn matrix_digest(tensor: &Tensor<'_>) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    let mut rows = vec![f16::ZERO; PANEL * tensor.cols];
+    for (n, panel) in tensor.panels.chunks_exact(PANEL * tensor.cols).enumerate() {
+        for (k, lanes) in panel.chunks_exact(PANEL).enumerate() {
+            for (lane, value) in lanes.iter().enumerate() {
+                rows[lane * tensor.cols + k] = *value;
+            }
+        }
+        let (real, padding) = rows.split_at(PANEL.min(tensor.rows - n * PANEL) * tensor.cols);
+        if padding.iter().any(|x| x.to_bits() != 0) {
+            return [0; 32];
+        }
+        hasher.update(bytemuck::cast_slice(real));
+    }
+    *hasher.finalize().as_bytes()
+}
+
+fn same(what: impl ToString, found: &[u8], expected: &[u8]) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(ModelError::Digest {
+        what: what.to_string(),
+        found: hex::encode(found),
+        expected: hex::encode(expected),
+    })
+}
+
+fn digest_from_hex(text: &str) -> Result<Digest> {
+    let mut digest = [0; 32];
+    hex::decode_to_slice(text, &mut digest)
+        .map_err(|e| invalid("digest", format!("{text:?} ({e})"), "must be 64 hex digits"))?;
+    Ok(digest)
+}

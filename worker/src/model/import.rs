@@ -1,0 +1,174 @@
+//! From a GGUF file to a canonical model file.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use half::f16;
+use memmap2::Mmap;
+use rayon::prelude::*;
+
+use super::error::{within, ModelError, Result};
+use super::file::{Header, Layout, Model};
+use super::gguf::Gguf;
+use super::manifest::{encode_architecture, slots, Manifest};
+use super::source::{self, tensor_name, Part};
+use super::tokenizer::{Tokenizer, TokenizerSpec};
+use crate::canon::commit::Digest;
+use crate::canon::rope::RopeTable;
+use crate::canon::tensor::{put_row, PANEL};
+
+/// Suffix of a model file.
+pub const EXTENSION: &str = "dnm";
+
+/// How far an import is, in bytes of weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub done: u64,
+    pub total: u64,
+}
+
+/// What an import gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Imported {
+    pub id: Digest,
+    pub path: PathBuf,
+    /// Whether the models folder had it already, undamaged.
+    pub existed: bool,
+}
+
+/// The file of a model in a models folder.
+pub fn model_path(models: &Path, id: &Digest) -> PathBuf {
+    models.join(hex::encode(id)).with_extension(EXTENSION)
+}
+
+/// Imports a GGUF file into the models folder. The same file gives the same model id everywhere; a model that is
+/// there already stays as it is. `progress` is called from several threads.
+pub fn import(gguf: &Path, models: &Path, progress: &(dyn Fn(Progress) + Sync)) -> Result<Imported> {
+    let file = File::open(gguf).map_err(ModelError::io(gguf))?;
+    // SAFETY: read only; a source that is truncated while it is read ends this process, which leaves nothing
+    // but a temporary file behind.
+    let bytes = unsafe { Mmap::map(&file) }.map_err(ModelError::io(gguf))?;
+    let gguf = Gguf::parse(&bytes)?;
+    let (arch, parts) = source::read(&gguf)?;
+    let tokenizer = Tokenizer::new(TokenizerSpec::from_gguf(&gguf)?)?;
+    within("tokens of the tokenizer", tokenizer.len() as u64, arch.vocab.into(), arch.vocab.into())?;
+    let rope = RopeTable::new(arch.rope_base, arch.head_dim, arch.context).digest();
+
+    // The header's length does not depend on the digests in it.
+    let mut header = Header {
+        name: gguf.string("general.name")?.unwrap_or("").to_string(),
+        architecture: hex::encode(encode_architecture(&arch)),
+        rope: hex::encode(rope),
+        tokenizer: tokenizer.spec().clone(),
+        tensors: vec![hex::encode([0; 32]); parts.len()],
+    };
+    let layout = Layout::new(&slots(&arch), header.to_bytes().len() as u64);
+
+    fs::create_dir_all(models).map_err(ModelError::io(models))?;
+    let temporary =
+        tempfile::Builder::new().prefix(".import-").tempfile_in(models).map_err(ModelError::io(models))?;
+    let out = temporary.as_file();
+    let io = || ModelError::io(temporary.path());
+    out.set_len(layout.file_len).map_err(io())?;
+
+    let total = parts.iter().map(|p| 2 * (p.slot.rows * p.slot.cols) as u64).sum();
+    let done = AtomicU64::new(0);
+    let advance = |bytes: u64| {
+        let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        progress(Progress { done, total });
+    };
+    let tensors = parts
+        .par_iter()
+        .zip(&layout.ranges)
+        .map(|(part, range)| {
+            write_tensor(part, range.start, |bytes, at| out.write_all_at(bytes, at).map_err(io()), &advance)
+        })
+        .collect::<Result<Vec<Digest>>>()?;
+
+    header.tensors = tensors.iter().map(hex::encode).collect();
+    let header = header.to_bytes();
+    let prefix = Header::prefix(&header, layout.file_len);
+    out.write_all_at(&[&prefix[..], &header].concat(), 0).map_err(io())?;
+
+    let id = Manifest { arch, tokenizer: tokenizer.digest(), rope, tensors }.id();
+    let path = model_path(models, &id);
+    if Model::open(&path).and_then(|model| model.verify()).is_ok() {
+        return Ok(Imported { id, path, existed: true });
+    }
+    out.sync_all().map_err(io())?;
+    temporary.persist(&path).map_err(|e| ModelError::Io { path: path.clone(), error: e.error })?;
+    File::open(models).and_then(|folder| folder.sync_all()).map_err(ModelError::io(models))?;
+    Ok(Imported { id, path, existed: false })
+}
+
+/// Writes one tensor in the canonical form, from byte `at` of the file on; its digest.
+fn write_tensor(
+    part: &Part<'_>,
+    mut at: u64,
+    write: impl Fn(&[u8], u64) -> Result<()>,
+    advance: &(dyn Fn(u64) + Sync),
+) -> Result<Digest> {
+    let (rows, cols) = (part.slot.rows, part.slot.cols);
+    let mut hasher = blake3::Hasher::new();
+    let mut row = vec![f16::ZERO; cols];
+    if part.slot.is_vector() {
+        decode_row(part, 0, &mut row)?;
+        let ordered: Vec<f16> = (0..cols).map(|k| row[part.source_row(k)]).collect();
+        let bytes = bytemuck::cast_slice(&ordered);
+        hasher.update(bytes);
+        write(bytes, at)?;
+        advance(bytes.len() as u64);
+        return Ok(*hasher.finalize().as_bytes());
+    }
+    let mut panel = vec![f16::ZERO; PANEL * cols];
+    for first in (0..rows).step_by(PANEL) {
+        let count = PANEL.min(rows - first);
+        if count < PANEL {
+            panel.fill(f16::ZERO);
+        }
+        for n in 0..count {
+            decode_row(part, part.source_row(first + n), &mut row)?;
+            hasher.update(bytemuck::cast_slice(&row));
+            put_row(&mut panel, cols, n, &row);
+        }
+        let bytes: &[u8] = bytemuck::cast_slice(&panel);
+        write(bytes, at)?;
+        at += bytes.len() as u64;
+        advance(2 * (count * cols) as u64);
+    }
+    Ok(*hasher.finalize().as_bytes())
+}
+
+fn decode_row(part: &Part<'_>, row: usize, out: &mut [f16]) -> Result<()> {
+    let len = part.data.row_bytes();
+    part.data.encoding.decode(&part.data.bytes[row * len..(row + 1) * len], out).map_err(|at| {
+        ModelError::Weight { tensor: tensor_name(&part.slot), row, column: at.index, value: at.value }
+    })
+}
+
+/// One file of a models folder.
+#[derive(Debug)]
+pub struct Listing {
+    pub path: PathBuf,
+    /// The model, or why the file is none.
+    pub model: Result<Model>,
+}
+
+/// The model files of a folder, by name. A folder that does not exist has none.
+pub fn list(models: &Path) -> Result<Vec<Listing>> {
+    let entries = match fs::read_dir(models) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(ModelError::io(models))?,
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(ModelError::io(models))?.path();
+        if path.extension().is_some_and(|e| e == EXTENSION) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths.into_iter().map(|path| Listing { model: Model::open(&path), path }).collect())
+}
