@@ -1,14 +1,19 @@
-//! Versioned, authenticated state: typed collections over named stores.
+//! Versioned, authenticated state: typed collections over named stores, one durable batch a block.
 
+pub mod backend;
 pub mod collections;
+pub mod db;
 pub mod error;
 pub mod key;
 pub mod kv;
 pub mod overlay;
 pub mod proof;
+pub mod sled;
 pub mod tree;
 
+pub use backend::{Backend, Table};
 pub use collections::{Item, Map, Sequence, Set, Value, Walk};
+pub use db::{Database, DbError, DbResult, Import, IndexChanges, Options, Prepared, Snapshot};
 pub use error::{Error, Fault, Result, TxError};
 pub use key::Key;
 pub use kv::{Entries, Entry, KvRead, KvWrite, Range, StoreName};
