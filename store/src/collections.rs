@@ -84,7 +84,7 @@ impl<K: Key, V: Value> Map<K, V> {
 
     /// Whether `key` is present.
     pub fn has(&self, kv: &(impl KvRead + ?Sized), key: &K) -> Result<bool> {
-        Ok(kv.get(self.store, &self.raw_key(key))?.is_some())
+        kv.has(self.store, &self.raw_key(key))
     }
 
     /// Sets the value of `key`.

@@ -53,6 +53,10 @@ pub fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
 pub trait KvRead {
     /// The value of `key`, if any.
     fn get(&self, store: StoreName, key: &[u8]) -> Result<Option<Vec<u8>>>;
+    /// Whether `key` is present.
+    fn has(&self, store: StoreName, key: &[u8]) -> Result<bool> {
+        Ok(self.get(store, key)?.is_some())
+    }
     /// The entries of `range`. Callers bound what they take.
     fn scan<'a>(&'a self, store: StoreName, range: Range) -> Entries<'a>;
 }

@@ -16,7 +16,7 @@ pub const OPERATOR_PREFIX: &str = "dnvaloper";
 pub const CONSENSUS_PREFIX: &str = "dnvalcons";
 
 /// Twenty bytes that name an account, an operator or a consensus key. `Display` and `FromStr` use the account form.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
 pub struct Address(pub [u8; Address::LEN]);
 
 /// Why a text or a byte string is not an address.
@@ -160,6 +160,16 @@ impl TryFrom<&[u8]> for Address {
             value: bytes.iter().take(64).map(|b| format!("{b:02x}")).collect(),
             got: bytes.len(),
         })
+    }
+}
+
+#[cfg(feature = "state")]
+impl deepnode_store::Key for Address {
+    fn encode(&self, out: &mut Vec<u8>) {
+        deepnode_store::Key::encode(&self.0, out);
+    }
+    fn decode(bytes: &mut &[u8]) -> Option<Self> {
+        deepnode_store::Key::decode(bytes).map(Address)
     }
 }
 

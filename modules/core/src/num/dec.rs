@@ -37,12 +37,12 @@ impl Dec {
 
     /// n / 100. (A `u64` always fits.)
     pub const fn percent(n: u64) -> Dec {
-        Dec(n as u128 * (Self::SCALE / 100))
+        Dec((n as u128).saturating_mul(Self::SCALE / 100)) // 64 + 54 bits: never saturates
     }
 
     /// n / 10^6. (A `u64` always fits.)
     pub const fn ppm(n: u64) -> Dec {
-        Dec(n as u128 * (Self::SCALE / 1_000_000))
+        Dec((n as u128).saturating_mul(Self::SCALE / 1_000_000)) // 64 + 40 bits: never saturates
     }
 
     /// The whole number n; n must be at most 340282366920938463463.
