@@ -245,7 +245,7 @@ impl AuditParams {
         part("audit.single_seat_above", self.single_seat_above)?;
         part("audit.second_seat", self.second_seat)?;
         NumError::in_range("audit.committee", self.committee, 1, 100)?;
-        let majority = self.committee / 2 + 1;
+        let majority = (self.committee / 2).saturating_add(1);
         NumError::in_range("audit.committee_decides", self.committee_decides, majority, self.committee)?;
         NumError::in_range("audit.redraws", self.redraws, 0, 100)?;
         NumError::in_range("audit.wrong_verdict_fees", self.wrong_verdict_fees, 1, 1_000)?;

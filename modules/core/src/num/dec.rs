@@ -36,11 +36,13 @@ impl Dec {
     }
 
     /// n / 100. (A `u64` always fits.)
+    #[allow(clippy::arithmetic_side_effects)] // 2^64 * 10^16 < 2^128
     pub const fn percent(n: u64) -> Dec {
         Dec((n as u128).saturating_mul(Self::SCALE / 100)) // 64 + 54 bits: never saturates
     }
 
     /// n / 10^6. (A `u64` always fits.)
+    #[allow(clippy::arithmetic_side_effects)] // 2^64 * 10^12 < 2^128
     pub const fn ppm(n: u64) -> Dec {
         Dec((n as u128).saturating_mul(Self::SCALE / 1_000_000)) // 64 + 40 bits: never saturates
     }
@@ -151,6 +153,11 @@ impl Dec {
     /// The least whole number that is not below (at most 340282366920938463464).
     pub const fn ceil(self) -> u128 {
         self.0.div_ceil(Self::SCALE)
+    }
+
+    /// The nearest whole number, a half to the even one (the SDK's `RoundInt`).
+    pub fn round(self) -> u128 {
+        mul_div_round(self.0, 1, Self::SCALE).unwrap_or(self.floor())
     }
 
     /// What follows the point: self - floor(self).
@@ -338,6 +345,7 @@ mod tests {
             (Dec::percent(150).floor(), Dec::percent(150).ceil(), Dec::percent(150).fract()),
             (1, 2, Dec::percent(50))
         );
+        assert_eq!([50, 51, 150, 250].map(|n| Dec::percent(n).round()), [0, 1, 2, 2]);
         assert_eq!((Dec::percent(15).of(99), Dec::percent(15).of_ceil(99)), (Ok(14), Ok(15)));
     }
 }

@@ -40,7 +40,7 @@ pub fn ema(average: Dec, sample: Dec, tau: u64) -> Result<Dec, NumError> {
     NumError::in_range("tau in epochs", tau, 1, u64::MAX)?;
     let tau = u128::from(tau);
     let sum = amount::mul(average.atomics(), tau.saturating_sub(1))?;
-    Ok(Dec::from_atomics(amount::add(sum, sample.atomics())? / tau))
+    Dec::from_atomics(amount::add(sum, sample.atomics())?).div_int(tau)
 }
 
 #[cfg(test)]

@@ -62,6 +62,42 @@ pub fn expected_seats(p: Dec, eligible: usize, params: &AuditParams) -> Result<D
     }
 }
 
+/// What a conviction takes of a worker's bond, in udn: a part, floored; all of it when it is the second within a
+/// half-life.
+pub fn slashed(bond: u128, again: bool, params: &AuditParams) -> Result<u128, NumError> {
+    if again {
+        return Ok(bond);
+    }
+    params.slash.min(Dec::ONE).of(bond)
+}
+
+/// Where slashed bond goes, in udn.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SlashSplit {
+    /// To the users whose results were wrong, up to what they are owed.
+    pub users: u128,
+    /// To each of the auditors who found it.
+    pub each_auditor: u128,
+    /// Half, rounded up, and what cannot be shared out.
+    pub burn: u128,
+}
+
+/// Splits `amount`: half is burned; of the other half users are made whole first, then the auditors share the rest
+/// equally.
+pub fn split_slashed(amount: u128, owed_to_users: u128, auditors: u64) -> SlashSplit {
+    let half = amount / 2;
+    let users = half.min(owed_to_users);
+    let rest = half.saturating_sub(users);
+    let each_auditor = rest.checked_div(auditors.into()).unwrap_or(0);
+    let paid = users.saturating_add(each_auditor.saturating_mul(auditors.into()));
+    SlashSplit { users, each_auditor, burn: amount.saturating_sub(paid) }
+}
+
+/// What a wrong verdict takes of an auditor's deposit, in udn: 20 fees, at most what is there.
+pub fn wrong_verdict_penalty(deposit: u128, fee: u128, params: &AuditParams) -> u128 {
+    deposit.min(fee.saturating_mul(params.wrong_verdict_fees.into()))
+}
+
 /// What one revealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -249,6 +285,18 @@ mod tests {
         assert_eq!(first_round(&[(Wrong, [1; 32])], 5), FirstRound::Dissent);
         assert_eq!(first_round(&[(Wrong, [1; 32])], 1), FirstRound::ToCourt);
         assert_eq!(first_round(&[], 5), FirstRound::NoReveal);
+    }
+
+    #[test]
+    fn slashed_bond_is_shared_out_whole() {
+        assert_eq!((slashed(1003, false, &params()), slashed(1003, true, &params())), (Ok(250), Ok(1003)));
+        assert_eq!(split_slashed(1001, 100, 3), SlashSplit { users: 100, each_auditor: 133, burn: 502 });
+        assert_eq!(split_slashed(1000, 9999, 3), SlashSplit { users: 500, each_auditor: 0, burn: 500 });
+        assert_eq!(split_slashed(1000, 0, 0), SlashSplit { users: 0, each_auditor: 0, burn: 1000 });
+        assert_eq!(
+            (wrong_verdict_penalty(100, 4, &params()), wrong_verdict_penalty(100, 9, &params())),
+            (80, 100)
+        );
     }
 
     #[test]

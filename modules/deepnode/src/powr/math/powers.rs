@@ -48,7 +48,8 @@ pub fn shares(scores: &[u128], stakes: &[u128], rho: Dec) -> Result<Vec<u128>, M
             let by_score = if all_scores == 0 { 0 } else { amount::mul_div(*score, Dec::SCALE, all_scores)? };
             let by_stake = amount::mul_div(*stake, Dec::SCALE, all_stake)?;
             let by_score = amount::mul(PPM.saturating_sub(rho), by_score)?;
-            Ok(amount::add(by_score, amount::mul(rho, by_stake)?)? / PPM + 1)
+            let mixed = amount::add(by_score, amount::mul(rho, by_stake)?)? / PPM;
+            Ok(amount::add(mixed, 1)?)
         })
         .collect()
 }
@@ -126,7 +127,7 @@ fn bounds(seats: &[Seat], base: u128, params: &PowerParams) -> Result<Vec<Bounds
         return Err(MathError::OldPowers { found: old, total: TOTAL });
     }
 
-    let equal = TOTAL / seats.len() as u64;
+    let equal = TOTAL.checked_div(seats.len() as u64).unwrap_or(TOTAL);
     let drift = |old: u64| narrow(params.drift.of(old.saturating_add(equal).into())?);
     let deltas = seats.iter().map(|seat| drift(seat.old)).collect::<Result<Vec<_>, MathError>>()?;
     let high = |step: Step, at: usize, seat: &Seat, delta: u64| {
