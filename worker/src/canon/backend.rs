@@ -14,8 +14,9 @@ pub trait Decoder: Send + Sync {
 pub trait Backend: Send + Sync {
     fn arch(&self) -> &Architecture;
 
-    /// An empty sequence with room for `capacity` positions, at most the architecture's context.
-    fn open(&self, capacity: usize) -> Box<dyn Sequence + '_>;
+    /// An empty sequence with room for `capacity` positions, at most the architecture's context. Fails where there is
+    /// no memory for them.
+    fn open(&self, capacity: usize) -> std::io::Result<Box<dyn Sequence + '_>>;
 
     /// Logits of each row of `x_final` (`[rows][width]`) into `logits` (`[rows][vocab]`).
     fn logits(&self, x_final: &[f16], logits: &mut [f32]);

@@ -5,6 +5,7 @@ pub mod backend;
 pub mod commit;
 pub mod constants;
 pub mod ops;
+pub mod random;
 pub mod reference;
 pub mod rope;
 pub mod sample;

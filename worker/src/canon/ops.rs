@@ -184,7 +184,10 @@ mod tests {
             hasher.update(&exp(-87.0 + i as f32 * 0.000_875).to_le_bytes());
             hasher.update(&log(f32::from_bits(0x0080_0000 + i * 10_650)).to_le_bytes());
         }
-        assert_eq!(hasher.finalize().to_hex().as_str(), "01263cf67cd923c462989d15259ebbf30cfea6e4501e534a8e1a47a2d8e01b73");
+        assert_eq!(
+            hasher.finalize().to_hex().as_str(),
+            "01263cf67cd923c462989d15259ebbf30cfea6e4501e534a8e1a47a2d8e01b73"
+        );
     }
 
     #[test]

@@ -28,15 +28,11 @@ impl<M: Decoder> Backend for Reference<M> {
         self.model.arch()
     }
 
-    fn open(&self, capacity: usize) -> Box<dyn Sequence + '_> {
+    fn open(&self, capacity: usize) -> std::io::Result<Box<dyn Sequence + '_>> {
         let arch = self.model.arch();
         let heads = vec![Head::default(); arch.kv_heads as usize];
-        Box::new(ReferenceSequence {
-            backend: self,
-            layers: vec![heads; arch.layers as usize],
-            len: 0,
-            capacity,
-        })
+        let layers = vec![heads; arch.layers as usize];
+        Ok(Box::new(ReferenceSequence { backend: self, layers, len: 0, capacity }))
     }
 
     fn logits(&self, x_final: &[f16], logits: &mut [f32]) {

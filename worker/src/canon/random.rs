@@ -1,0 +1,130 @@
+//! Decoders with random weights, for tests and benches: the arithmetic costs the same whatever the weights say.
+
+use half::f16;
+
+use super::tensor::put_row;
+use super::{Architecture, Decoder, LayerWeights, Tensor, Weights};
+
+/// A decoder whose weights are drawn from a seed, of a size that keeps activations near one.
+pub struct RandomDecoder {
+    arch: Architecture,
+    embedding: Matrix,
+    head: Option<Matrix>,
+    final_gain: Vec<f16>,
+    layers: Vec<Layer>,
+}
+
+struct Matrix {
+    rows: usize,
+    cols: usize,
+    panels: Vec<f16>,
+}
+
+struct Layer {
+    attn_gain: Vec<f16>,
+    qkv: [Matrix; 3],
+    bias: Option<[Vec<f16>; 3]>,
+    o: Matrix,
+    ffn_gain: Vec<f16>,
+    gate: Matrix,
+    up: Matrix,
+    down: Matrix,
+}
+
+/// SplitMix64.
+struct Draw(u64);
+
+impl Draw {
+    /// Uniform in [-1, 1).
+    fn unit(&mut self) -> f32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    fn vector(&mut self, len: usize, middle: f32, spread: f32) -> Vec<f16> {
+        (0..len).map(|_| f16::from_f32(middle + spread * self.unit())).collect()
+    }
+
+    fn matrix(&mut self, rows: u32, cols: u32) -> Matrix {
+        let (rows, cols) = (rows as usize, cols as usize);
+        let mut panels = vec![f16::ZERO; Tensor::padded_len(rows, cols)];
+        for row in 0..rows {
+            put_row(&mut panels, cols, row, &self.vector(cols, 0.0, 1.7 / (cols as f32).sqrt()));
+        }
+        Matrix { rows, cols, panels }
+    }
+}
+
+impl RandomDecoder {
+    pub fn new(arch: Architecture, seed: u64) -> Self {
+        let mut draw = Draw(seed);
+        let (width, q, kv) = (arch.width, arch.q_rows(), arch.kv_rows());
+        let layers = (0..arch.layers)
+            .map(|_| Layer {
+                attn_gain: draw.vector(width as usize, 1.0, 0.3),
+                qkv: [q, kv, kv].map(|rows| draw.matrix(rows, width)),
+                bias: arch.qkv_bias.then(|| [q, kv, kv].map(|rows| draw.vector(rows as usize, 0.0, 0.5))),
+                o: draw.matrix(width, q),
+                ffn_gain: draw.vector(width as usize, 1.0, 0.3),
+                gate: draw.matrix(arch.ffn, width),
+                up: draw.matrix(arch.ffn, width),
+                down: draw.matrix(width, arch.ffn),
+            })
+            .collect();
+        let embedding = draw.matrix(arch.vocab, width);
+        let head = (!arch.tied).then(|| draw.matrix(arch.vocab, width));
+        let final_gain = draw.vector(width as usize, 1.0, 0.3);
+        Self { arch, embedding, head, final_gain, layers }
+    }
+
+    /// Multiplies row `row` of one layer's value projection by `factor`, so that a test can make a store overflow.
+    pub fn scale_value_row(&mut self, layer: usize, row: usize, factor: f32) {
+        let v = &mut self.layers[layer].qkv[2];
+        let mut values = vec![f16::ZERO; v.cols];
+        v.tensor().row(row, &mut values);
+        values.iter_mut().for_each(|x| *x = f16::from_f32((x.to_f32() * factor).clamp(-65_504.0, 65_504.0)));
+        put_row(&mut v.panels, v.cols, row, &values);
+    }
+}
+
+impl Matrix {
+    fn tensor(&self) -> Tensor<'_> {
+        Tensor { rows: self.rows, cols: self.cols, panels: &self.panels }
+    }
+}
+
+impl Decoder for RandomDecoder {
+    fn arch(&self) -> &Architecture {
+        &self.arch
+    }
+
+    fn weights(&self) -> Weights<'_> {
+        let embedding = self.embedding.tensor();
+        let layers = self.layers.iter().map(|l| {
+            let [q, k, v] = l.qkv.each_ref().map(Matrix::tensor);
+            let bias = |i: usize| l.bias.as_ref().map(|bias| &bias[i][..]);
+            LayerWeights {
+                attn_gain: &l.attn_gain,
+                q,
+                k,
+                v,
+                q_bias: bias(0),
+                k_bias: bias(1),
+                v_bias: bias(2),
+                o: l.o.tensor(),
+                ffn_gain: &l.ffn_gain,
+                gate: l.gate.tensor(),
+                up: l.up.tensor(),
+                down: l.down.tensor(),
+            }
+        });
+        Weights {
+            embedding,
+            head: self.head.as_ref().map_or(embedding, Matrix::tensor),
+            final_gain: &self.final_gain,
+            layers: layers.collect(),
+        }
+    }
+}

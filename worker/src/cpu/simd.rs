@@ -1,0 +1,328 @@
+//! Vectors of f32 lanes, so that one kernel source serves every instruction set.
+//!
+//! Each method is one IEEE operation on each lane, or an exact rearrangement; none of them reorders anything. A method
+//! is safe to call where the processor has the instruction set of the implementing type, and where pointers are valid
+//! for `LANES` elements, of any alignment.
+
+use half::f16;
+
+#[allow(clippy::missing_safety_doc)] // one contract for all, above
+pub trait Simd: Copy {
+    const LANES: usize;
+
+    unsafe fn splat(x: f32) -> Self;
+    unsafe fn load(from: *const f32) -> Self;
+    unsafe fn store(self, to: *mut f32);
+    /// Widens halves, which must be finite.
+    unsafe fn load_half(from: *const f16) -> Self;
+    /// Narrows to halves.
+    unsafe fn store_half(self, to: *mut f16);
+
+    unsafe fn add(self, other: Self) -> Self;
+    unsafe fn sub(self, other: Self) -> Self;
+    unsafe fn mul(self, other: Self) -> Self;
+    unsafe fn div(self, other: Self) -> Self;
+    unsafe fn min(self, other: Self) -> Self;
+    unsafe fn max(self, other: Self) -> Self;
+    unsafe fn neg(self) -> Self;
+    /// a * b + c, rounded once.
+    unsafe fn fma(a: Self, b: Self, c: Self) -> Self;
+    /// The same where a * b is exact, as a product of two halves is.
+    #[inline(always)]
+    unsafe fn fma_exact(a: Self, b: Self, c: Self) -> Self {
+        // SAFETY: the caller's contract is that of `fma`.
+        unsafe { Self::fma(a, b, c) }
+    }
+    /// To the nearest integer, ties to even.
+    unsafe fn rint(self) -> Self;
+    /// Adds the integer `n` to the exponent.
+    unsafe fn scale(self, n: Self) -> Self;
+    /// The lane where `x >= limit`, +0 elsewhere.
+    unsafe fn keep_at_least(self, x: Self, limit: Self) -> Self;
+    /// Rounds through f16; what is not finite becomes +0, and the answer is then false.
+    unsafe fn round_half(self) -> (Self, bool);
+    #[inline(always)]
+    unsafe fn prefetch(_from: *const f16) {}
+}
+
+/// Greatest finite half.
+const HALF_MAX: f32 = 65_504.0;
+
+/// Eight lanes in plain Rust, for processors without a kernel of their own.
+#[derive(Clone, Copy)]
+pub struct Lanes([f32; 8]);
+
+impl Lanes {
+    #[inline(always)]
+    fn zip(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
+        Self(std::array::from_fn(|i| f(self.0[i], other.0[i])))
+    }
+}
+
+impl Simd for Lanes {
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        Self([x; 8])
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller's pointer is valid for eight elements.
+        Self(unsafe { from.cast::<[f32; 8]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller's pointer is valid for eight elements.
+        unsafe { to.cast::<[f32; 8]>().write_unaligned(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn load_half(from: *const f16) -> Self {
+        // SAFETY: the caller's pointer is valid for eight elements.
+        let halves = unsafe { from.cast::<[u16; 8]>().read_unaligned() };
+        // The half's bits in an f32's place are 2^-112 of its value, subnormals included.
+        const SCALE: f32 = f32::from_bits((112 + 127) << 23);
+        Self(halves.map(|h| {
+            let magnitude = f32::from_bits(u32::from(h & 0x7fff) << 13) * SCALE;
+            f32::from_bits(magnitude.to_bits() | u32::from(h & 0x8000) << 16)
+        }))
+    }
+    #[inline(always)]
+    unsafe fn store_half(self, to: *mut f16) {
+        // SAFETY: the caller's pointer is valid for eight elements.
+        unsafe { to.cast::<[f16; 8]>().write_unaligned(self.0.map(f16::from_f32)) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        self.zip(other, |a, b| a + b)
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        self.zip(other, |a, b| a - b)
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        self.zip(other, |a, b| a * b)
+    }
+    #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        self.zip(other, |a, b| a / b)
+    }
+    #[inline(always)]
+    unsafe fn min(self, other: Self) -> Self {
+        self.zip(other, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        self.zip(other, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn neg(self) -> Self {
+        Self(self.0.map(|x| -x))
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Self, b: Self, c: Self) -> Self {
+        Self(std::array::from_fn(|i| a.0[i].mul_add(b.0[i], c.0[i])))
+    }
+    #[inline(always)]
+    unsafe fn fma_exact(a: Self, b: Self, c: Self) -> Self {
+        Self(std::array::from_fn(|i| a.0[i] * b.0[i] + c.0[i]))
+    }
+    #[inline(always)]
+    unsafe fn rint(self) -> Self {
+        Self(self.0.map(f32::round_ties_even))
+    }
+    #[inline(always)]
+    unsafe fn scale(self, n: Self) -> Self {
+        self.zip(n, |x, n| f32::from_bits(x.to_bits().wrapping_add(((n as i32) << 23) as u32)))
+    }
+    #[inline(always)]
+    unsafe fn keep_at_least(self, x: Self, limit: Self) -> Self {
+        Self(std::array::from_fn(|i| if x.0[i] >= limit.0[i] { self.0[i] } else { 0.0 }))
+    }
+    #[inline(always)]
+    unsafe fn round_half(self) -> (Self, bool) {
+        let rounded = self.0.map(|x| f16::from_f32(x).to_f32());
+        let kept = rounded.map(|x| if x.abs() <= HALF_MAX { x } else { 0.0 });
+        (Self(kept), rounded.iter().all(|x| x.abs() <= HALF_MAX))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::*;
+
+    /// Eight lanes of AVX2, FMA and F16C.
+    pub type Avx2 = __m256;
+    /// Sixteen lanes of AVX-512 F, BW, DQ and VL.
+    pub type Avx512 = __m512;
+
+    const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+
+    /// The methods that differ between the two widths in the intrinsic's name alone.
+    macro_rules! plain {
+        ($splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $min:ident,
+         $max:ident, $fma:ident) => {
+            #[inline(always)]
+            unsafe fn splat(x: f32) -> Self {
+                // SAFETY: the caller has the instruction set.
+                unsafe { $splat(x) }
+            }
+            #[inline(always)]
+            unsafe fn load(from: *const f32) -> Self {
+                // SAFETY: the caller has the instruction set and a valid pointer.
+                unsafe { $load(from) }
+            }
+            #[inline(always)]
+            unsafe fn store(self, to: *mut f32) {
+                // SAFETY: the caller has the instruction set and a valid pointer.
+                unsafe { $store(to, self) }
+            }
+            #[inline(always)]
+            unsafe fn add(self, other: Self) -> Self {
+                // SAFETY: the caller has the instruction set.
+                unsafe { $add(self, other) }
+            }
+            #[inline(always)]
+            unsafe fn sub(self, other: Self) -> Self {
+                // SAFETY: the caller has the instruction set.
+                unsafe { $sub(self, other) }
+            }
+            #[inline(always)]
+            unsafe fn mul(self, other: Self) -> Self {
+                // SAFETY: the caller has the instruction set.
+                unsafe { $mul(self, other) }
+            }
+            #[inline(always)]
+            unsafe fn div(self, other: Self) -> Self {
+                // SAFETY: the caller has the instruction set.
+                unsafe { $div(self, other) }
+            }
+            #[inline(always)]
+            unsafe fn min(self, other: Self) -> Self {
+                // SAFETY: the caller has the instruction set.
+                unsafe { $min(self, other) }
+            }
+            #[inline(always)]
+            unsafe fn max(self, other: Self) -> Self {
+                // SAFETY: the caller has the instruction set.
+                unsafe { $max(self, other) }
+            }
+            #[inline(always)]
+            unsafe fn fma(a: Self, b: Self, c: Self) -> Self {
+                // SAFETY: the caller has the instruction set.
+                unsafe { $fma(a, b, c) }
+            }
+            #[inline(always)]
+            unsafe fn prefetch(from: *const f16) {
+                // SAFETY: a prefetch may name any address.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+            }
+        };
+    }
+
+    impl Simd for Avx2 {
+        const LANES: usize = 8;
+        plain! { _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_sub_ps, _mm256_mul_ps,
+        _mm256_div_ps, _mm256_min_ps, _mm256_max_ps, _mm256_fmadd_ps }
+
+        #[inline(always)]
+        unsafe fn load_half(from: *const f16) -> Self {
+            // SAFETY: the caller has the instruction set and a valid pointer.
+            unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+        }
+        #[inline(always)]
+        unsafe fn store_half(self, to: *mut f16) {
+            // SAFETY: the caller has the instruction set and a valid pointer.
+            unsafe { _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self)) }
+        }
+        #[inline(always)]
+        unsafe fn neg(self) -> Self {
+            // SAFETY: the caller has the instruction set.
+            unsafe { _mm256_xor_ps(self, _mm256_set1_ps(-0.0)) }
+        }
+        #[inline(always)]
+        unsafe fn rint(self) -> Self {
+            // SAFETY: the caller has the instruction set.
+            unsafe { _mm256_round_ps::<NEAREST>(self) }
+        }
+        #[inline(always)]
+        unsafe fn scale(self, n: Self) -> Self {
+            // SAFETY: the caller has the instruction set.
+            unsafe {
+                let exponent = _mm256_slli_epi32::<23>(_mm256_cvtps_epi32(n));
+                _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(self), exponent))
+            }
+        }
+        #[inline(always)]
+        unsafe fn keep_at_least(self, x: Self, limit: Self) -> Self {
+            // SAFETY: the caller has the instruction set.
+            unsafe { _mm256_and_ps(self, _mm256_cmp_ps::<_CMP_GE_OQ>(x, limit)) }
+        }
+        #[inline(always)]
+        unsafe fn round_half(self) -> (Self, bool) {
+            // SAFETY: the caller has the instruction set.
+            unsafe {
+                let rounded = _mm256_cvtph_ps(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self));
+                let magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0), rounded);
+                let finite = _mm256_cmp_ps::<_CMP_LE_OQ>(magnitude, _mm256_set1_ps(HALF_MAX));
+                (_mm256_and_ps(rounded, finite), _mm256_movemask_ps(finite) == 0xff)
+            }
+        }
+    }
+
+    impl Simd for Avx512 {
+        const LANES: usize = 16;
+        plain! { _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_sub_ps, _mm512_mul_ps,
+        _mm512_div_ps, _mm512_min_ps, _mm512_max_ps, _mm512_fmadd_ps }
+
+        #[inline(always)]
+        unsafe fn load_half(from: *const f16) -> Self {
+            // SAFETY: the caller has the instruction set and a valid pointer.
+            unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+        }
+        #[inline(always)]
+        unsafe fn store_half(self, to: *mut f16) {
+            // SAFETY: the caller has the instruction set and a valid pointer.
+            unsafe { _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<NEAREST>(self)) }
+        }
+        #[inline(always)]
+        unsafe fn neg(self) -> Self {
+            // SAFETY: the caller has the instruction set.
+            unsafe { _mm512_xor_ps(self, _mm512_set1_ps(-0.0)) }
+        }
+        #[inline(always)]
+        unsafe fn rint(self) -> Self {
+            // SAFETY: the caller has the instruction set.
+            unsafe { _mm512_roundscale_ps::<NEAREST>(self) }
+        }
+        #[inline(always)]
+        unsafe fn scale(self, n: Self) -> Self {
+            // SAFETY: the caller has the instruction set.
+            unsafe {
+                let exponent = _mm512_slli_epi32::<23>(_mm512_cvtps_epi32(n));
+                _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(self), exponent))
+            }
+        }
+        #[inline(always)]
+        unsafe fn keep_at_least(self, x: Self, limit: Self) -> Self {
+            // SAFETY: the caller has the instruction set.
+            unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(x, limit), self) }
+        }
+        #[inline(always)]
+        unsafe fn round_half(self) -> (Self, bool) {
+            // SAFETY: the caller has the instruction set.
+            unsafe {
+                let rounded = _mm512_cvtph_ps(_mm512_cvtps_ph::<NEAREST>(self));
+                let finite =
+                    _mm512_cmp_ps_mask::<_CMP_LE_OQ>(_mm512_abs_ps(rounded), _mm512_set1_ps(HALF_MAX));
+                (_mm512_maskz_mov_ps(finite, rounded), finite == 0xffff)
+            }
+        }
+    }
+}
