@@ -311,12 +311,16 @@ mod tests {
 
     #[test]
     fn absence_gives_way_before_the_drift_bound_does() {
-        // The first loses its collateral; the signing one alone may not take over all of it within D.
-        let stakes = [1u128, 100, 100, 100, 100];
-        let old = [40_000_000u64, 15_000_000, 15_000_000, 15_000_000, 15_000_000];
-        let x = set(&[1; 5], &old, &stakes, &[true, true, false, false, false], Dec::percent(20));
+        // The first loses half its collateral; the one who signs alone may not take over all of it within D.
+        let mut stakes = [39u128; 10];
+        stakes[0] = 9;
+        let old = [10_000_000u64; 10];
+        let mut signed = [false; 10];
+        signed[1] = true;
+        let x = set(&[0, 1, 0, 0, 0, 0, 0, 0, 0, 0], &old, &stakes, &signed, Dec::percent(20));
         assert_eq!(x.iter().sum::<u64>(), TOTAL);
-        assert!(x[0] <= collaterals(&stakes)[0] && x[2] > old[2], "{x:?}");
+        assert_eq!((x[0], x[1]), (collaterals(&stakes)[0], 12_000_000));
+        assert!(x[2..].iter().all(|power| (10_000_000..12_000_000).contains(power)), "{x:?}");
     }
 
     #[test]
