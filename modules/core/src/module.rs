@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use deepnode_proto::Any;
 use deepnode_store::KvRead;
-use deepnode_tx::{Address, AddressError};
+use deepnode_tx::Address;
 use prost::{Message, Name};
 
 use crate::num::Dec;
@@ -49,13 +49,11 @@ pub trait Module: Send + Sync {
     fn invariants(&self, state: &dyn KvRead) -> Result<()>;
 }
 
-type Signer = Box<dyn Fn(&[u8]) -> Result<Address> + Send + Sync>;
 type Run = Box<dyn Fn(&mut Ctx<'_>, &[u8]) -> Result<Any> + Send + Sync>;
 
-/// One message: who must sign it, and what it does.
+/// What a message does. Who must sign it stands in its `cosmos.msg.v1.signer` option: see [`deepnode_tx::signers`].
 pub struct Handler {
     module: &'static str,
-    signer: Signer,
     run: Run,
 }
 
@@ -65,12 +63,7 @@ impl Handler {
         self.module
     }
 
-    /// The account that must sign `value`.
-    pub fn signer(&self, value: &[u8]) -> Result<Address> {
-        (self.signer)(value)
-    }
-
-    /// Executes `value`; the answer is the message's response.
+    /// Executes the message with these bytes; the answer is its response.
     pub fn run(&self, cx: &mut Ctx<'_>, value: &[u8]) -> Result<Any> {
         (self.run)(cx, value)
     }
@@ -91,25 +84,18 @@ impl Messages {
         self
     }
 
-    /// Registers a message: `signer` is its `cosmos.msg.v1.signer` field, `run` executes it.
-    pub fn on<M, R>(&mut self, signer: fn(&M) -> &str, run: fn(&mut Ctx<'_>, M) -> Result<R>) -> &mut Self
+    /// Registers a message: `run` executes it.
+    pub fn on<M, R>(&mut self, run: fn(&mut Ctx<'_>, M) -> Result<R>) -> &mut Self
     where
         M: Message + Name + Default + 'static,
         R: Message + Name + 'static,
     {
-        let handler = Handler {
-            module: self.module,
-            signer: Box::new(move |value| {
-                let msg = decode::<M>(value)?;
-                parse_signer(signer(&msg))
-                    .map_err(|e| errors::invalid_address(format!("{} signer: {e}", M::NAME)))
-            }),
-            run: Box::new(move |cx, value| {
-                let response = run(cx, decode(value)?)?;
-                Ok(Any { type_url: R::type_url(), value: response.encode_to_vec() })
-            }),
-        };
-        if self.handlers.insert(M::type_url(), handler).is_some() {
+        let run: Run = Box::new(move |cx, value| {
+            let msg = M::decode(value).map_err(|e| errors::tx_decode(format!("{}: {e}", M::NAME)))?;
+            let response = run(cx, msg)?;
+            Ok(Any { type_url: R::type_url(), value: response.encode_to_vec() })
+        });
+        if self.handlers.insert(M::type_url(), Handler { module: self.module, run }).is_some() {
             self.twice.push(M::type_url());
         }
         self
@@ -133,11 +119,6 @@ impl Messages {
     }
 }
 
-/// A signer is written as an account or, in staking's messages, as an operator; the bytes are the same.
-fn parse_signer(text: &str) -> std::result::Result<Address, AddressError> {
-    Address::parse(text).or_else(|e| Address::parse_operator(text).map_err(|_| e))
-}
-
 /// The account that parameter changes and other decisions of governance are signed by.
 pub fn authority() -> Address {
     Address::module("gov")
@@ -152,16 +133,12 @@ pub fn check_authority(signer: &str) -> Result<()> {
     Err(errors::unauthorized(format!("authority {signer:?} must be the governance account {expected}")))
 }
 
-fn decode<M: Message + Name + Default>(value: &[u8]) -> Result<M> {
-    M::decode(value).map_err(|e| errors::tx_decode(format!("{}: {e}", M::NAME)))
-}
-
 /// Executes messages on behalf of an account: gov and authz need it.
 pub trait Router {
-    /// Runs `msg`, which `signer` must be the signer of.
+    /// Refuses a message that is unknown, does not decode, or has another signer than `signer`.
+    fn check(&self, signer: &Address, msg: &Any) -> Result<()>;
+    /// Checks and runs `msg`; its events follow the router's `message` event.
     fn run(&self, cx: &mut Ctx<'_>, signer: &Address, msg: &Any) -> Result<Any>;
-    /// The account that must sign `msg`; fails for an unknown message or one that does not decode.
-    fn signer(&self, msg: &Any) -> Result<Address>;
 }
 
 /// Listens to staking. Validators are named by their operator's account address.

@@ -15,10 +15,11 @@ use crate::{errors, Ctx, Result};
 pub struct NoRouter;
 
 impl Router for NoRouter {
-    fn run(&self, _: &mut Ctx<'_>, _: &Address, msg: &Any) -> Result<Any> {
+    fn check(&self, _: &Address, msg: &Any) -> Result<()> {
         Err(errors::unknown_request(&msg.type_url))
     }
-    fn signer(&self, msg: &Any) -> Result<Address> {
+    fn run(&self, _: &mut Ctx<'_>, signer: &Address, msg: &Any) -> Result<Any> {
+        self.check(signer, msg)?;
         Err(errors::unknown_request(&msg.type_url))
     }
 }
