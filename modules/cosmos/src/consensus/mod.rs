@@ -1,0 +1,1 @@
+//! What FinalizeBlock does not carry: chain id, initial height, consensus parameters, application version.
