@@ -1,7 +1,8 @@
 //! sled 0.34.7 as a backend, with what it needs to keep its word around it.
 //!
 //! - Its `flush` is `sync_file_range`, which a power cut may undo: the log file is fsynced before a commit returns.
-//! - It creates files without fsyncing them or their directory: both happen once after open.
+//! - It creates files without fsyncing them or their directory: both happen once after open. A database that a power
+//!   cut met while it was created would not open: it is created under another name and renamed when it is durable.
 //! - A process that dies while sled writes `snap.*.generating` during open leaves a database that will not open again:
 //!   such files are deleted before open, under a lock of our own.
 //! - Items above an eighth of a megabyte leave its log for files of their own that are never fsynced: a value of more
@@ -63,10 +64,15 @@ impl Sled {
         let mut durable = String::new();
         // Unreadable is what a power cut may leave of it: then there is nothing to compare.
         let durable = lock.read_to_string(&mut durable).ok().and_then(|_| durable.trim().parse::<u64>().ok());
-        let db = open_sled(dir, cache_bytes)?;
+        let files = dir.join("sled");
+        if !files.try_exists().map_err(io_error)? {
+            create(dir, &files)?;
+        }
+        clear_unfinished_snapshots(&files).map_err(io_error)?;
+        let db = open_sled(&files, cache_bytes)?;
         db.flush().map_err(|e| sled_error(dir, e))?;
-        sync_tree(dir).map_err(io_error)?;
-        let log = File::options().read(true).write(true).open(dir.join("db")).map_err(io_error)?;
+        sync_tree(&files).map_err(io_error)?;
+        let log = File::options().read(true).write(true).open(files.join("db")).map_err(io_error)?;
         let mut long = BTreeMap::new();
         for row in db.scan_prefix([PIECES]).keys() {
             let row = row.map_err(|e| sled_error(dir, e))?;
@@ -194,7 +200,7 @@ fn piece_key(row_key: &[u8], number: u32) -> Vec<u8> {
     [&[PIECES], row_key, &number.to_be_bytes()].concat()
 }
 
-/// Creates `dir`, locks it and clears what a killed process may have left; `None` if another process holds the lock.
+/// Creates `dir` and locks it; `None` if another process holds the lock.
 fn prepare_dir(dir: &Path) -> io::Result<Option<File>> {
     fs::create_dir_all(dir)?;
     let lock = File::options().create(true).truncate(false).read(true).write(true).open(dir.join("LOCK"))?;
@@ -203,7 +209,29 @@ fn prepare_dir(dir: &Path) -> io::Result<Option<File>> {
         Err(TryLockError::WouldBlock) => return Ok(None),
         Err(TryLockError::Error(e)) => return Err(e),
     }
-    for entry in fs::read_dir(dir)? {
+    if let Some(parent) = dir.canonicalize()?.parent() {
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(Some(lock))
+}
+
+/// Creates an empty database that is at `files` whole, or not at all.
+fn create(dir: &Path, files: &Path) -> DbResult<()> {
+    let io_error = |source| DbError::Io { path: dir.to_owned(), source };
+    let fresh = dir.join("sled.new");
+    match fs::remove_dir_all(&fresh) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io_error(e)),
+        _ => {}
+    }
+    let db = open_sled(&fresh, 1 << 20)?;
+    db.flush().map_err(|e| sled_error(dir, e))?;
+    drop(db);
+    sync_tree(&fresh).map_err(io_error)?;
+    fs::rename(&fresh, files).and_then(|()| File::open(dir)?.sync_all()).map_err(io_error)
+}
+
+fn clear_unfinished_snapshots(files: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(files)? {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
@@ -211,10 +239,7 @@ fn prepare_dir(dir: &Path) -> io::Result<Option<File>> {
             fs::remove_file(entry.path())?;
         }
     }
-    if let Some(parent) = dir.canonicalize()?.parent() {
-        File::open(parent)?.sync_all()?;
-    }
-    Ok(Some(lock))
+    Ok(())
 }
 
 /// fsyncs every file and directory below `dir`, and `dir` itself.
@@ -314,7 +339,7 @@ mod tests {
                 let pieces = sled.db.scan_prefix([PIECES]).count();
                 prop_assert_eq!(pieces, model.values().filter(|v| v.len() > PIECE_LEN)
                     .map(|v| v.len().div_ceil(PIECE_LEN)).sum::<usize>());
-                prop_assert_eq!(fs::read_dir(dir.path().join("blobs")).unwrap().count(), 0);
+                prop_assert_eq!(fs::read_dir(dir.path().join("sled/blobs")).unwrap().count(), 0);
             }
         }
     }

@@ -382,16 +382,11 @@ fn damage_is_never_silent() {
     }
     let app_hash = db.app_hash();
     drop(db);
-    let files: Vec<_> = ["db", "conf", "LOCK"]
-        .map(String::from)
-        .into_iter()
-        .chain(
-            fs::read_dir(&home)
-                .unwrap()
-                .map(|e| e.unwrap().file_name().into_string().unwrap())
-                .filter(|n| n.starts_with("snap.")),
-        )
-        .collect();
+    let inside =
+        fs::read_dir(home.join("sled")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let files: Vec<_> = inside.filter(|name| name != "blobs").map(|name| format!("sled/{name}")).collect();
+    let files = [files, vec!["LOCK".into()]].concat();
+    assert!(files.len() >= 4, "{files:?}");
     let (mut refused, mut opened) = (0, 0);
     for file in &files {
         let whole = fs::read(home.join(file)).unwrap();
@@ -404,8 +399,7 @@ fn damage_is_never_silent() {
                 _ => (at..bytes.len().min(at + 4096)).for_each(|i| bytes[i] = 0),
             }
             let _ = fs::remove_dir_all(&copy);
-            fs::create_dir(&copy).unwrap();
-            fs::create_dir(copy.join("blobs")).unwrap();
+            fs::create_dir_all(copy.join("sled/blobs")).unwrap();
             for other in &files {
                 fs::copy(home.join(other), copy.join(other)).unwrap();
             }
