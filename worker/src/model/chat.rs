@@ -59,16 +59,40 @@ impl ChatTemplate {
         within("chat length", bytes as u64, 0, MAX_TEXT as u64)?;
         let template = self.environment.get_template(NAME).map_err(fault)?;
         let (bos_token, eos_token) = (&self.bos, &self.eos);
+        let mut prompt = Prompt::default();
         template
-            .render(context! { messages, bos_token, eos_token, add_generation_prompt => true })
-            .map_err(fault)
+            .render_to_write(
+                context! { messages, bos_token, eos_token, add_generation_prompt => true },
+                &mut prompt,
+            )
+            .map_err(fault)?;
+        String::from_utf8(prompt.0).map_err(|e| ModelError::Template(e.to_string()))
+    }
+}
+
+/// What a template has written, at most `MAX_TEXT` bytes.
+#[derive(Default)]
+struct Prompt(Vec<u8>);
+
+impl std::io::Write for Prompt {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_TEXT {
+            return Err(std::io::Error::other(format!("more than {MAX_TEXT} bytes")));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
 fn fault(error: Error) -> ModelError {
     let detail = error.detail().map(|d| format!(": {d}")).unwrap_or_default();
+    let cause = std::error::Error::source(&error).map(|c| format!(": {c}")).unwrap_or_default();
     let line = error.line().map(|l| format!(", line {l}")).unwrap_or_default();
-    ModelError::Template(format!("{}{detail}{line}", error.kind()))
+    ModelError::Template(format!("{}{detail}{cause}{line}", error.kind()))
 }
 
 #[cfg(test)]
@@ -98,7 +122,7 @@ mod tests {
             ("{{ strftime_now('%Y') }}", "unknown function"),
             ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
             ("{% include 'other' %}", "not found"),
-            ("{% for a in range(10000) %}{% for b in range(10000) %}{{ b }}{% endfor %}{% endfor %}", "fuel"),
+            ("{% for a in range(10000) %}{% for b in range(10000) %}{% set c = b %}{% endfor %}{% endfor %}", "fuel"),
         ] {
             let error = chat(source, one).unwrap_err().to_string();
             assert!(error.contains(part), "{source}: {error}");
@@ -106,9 +130,18 @@ mod tests {
         assert!(chat("", &[]).unwrap_err().to_string().contains("chat messages is 0: must be 1 to 4096"));
     }
 
-    /// A template may repeat the content, so its output is bounded by what a tokenizer takes, not by memory.
     #[test]
-    fn strftime_is_seen_as_undefined() {
+    fn output_is_bounded() {
+        let long = "x".repeat(1 << 20);
+        let twice = "{% for i in range(2) %}{{ messages[0].content }}{% endfor %}";
+        assert_eq!(chat(twice, &[("user", &long)]).unwrap().len(), 2 << 20);
+        let error = chat(&twice.replace('2', "5"), &[("user", &long)]).unwrap_err().to_string();
+        assert!(error.contains("more than 4194304 bytes"), "{error}");
+    }
+
+    /// Templates that ask for the date have a fixed one for where there is no clock.
+    #[test]
+    fn clock_is_undefined() {
         let source = "{% if strftime_now is defined %}{{ strftime_now() }}{% else %}26 Jul 2024{% endif %}";
         assert_eq!(chat(source, &[("user", "hi")]).unwrap(), "26 Jul 2024");
     }

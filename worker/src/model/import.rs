@@ -22,6 +22,9 @@ use crate::canon::tensor::{put_row, PANEL};
 /// Suffix of a model file.
 pub const EXTENSION: &str = "dnm";
 
+/// First letters of a file that is being written.
+const TEMPORARY: &str = ".import-";
+
 /// How far an import is, in bytes of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
@@ -67,8 +70,9 @@ pub fn import(gguf: &Path, models: &Path, progress: &(dyn Fn(Progress) + Sync)) 
     let layout = Layout::new(&slots(&arch), header.to_bytes().len() as u64);
 
     fs::create_dir_all(models).map_err(ModelError::io(models))?;
+    let _lock = lock(models)?;
     let temporary =
-        tempfile::Builder::new().prefix(".import-").tempfile_in(models).map_err(ModelError::io(models))?;
+        tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(models).map_err(ModelError::io(models))?;
     let out = temporary.as_file();
     let io = || ModelError::io(temporary.path());
     out.set_len(layout.file_len).map_err(io())?;
@@ -101,6 +105,20 @@ pub fn import(gguf: &Path, models: &Path, progress: &(dyn Fn(Progress) + Sync)) 
     temporary.persist(&path).map_err(|e| ModelError::Io { path: path.clone(), error: e.error })?;
     File::open(models).and_then(|folder| folder.sync_all()).map_err(ModelError::io(models))?;
     Ok(Imported { id, path, existed: false })
+}
+
+/// One import at a time in a folder; the holder removes what imports that were killed have left behind.
+fn lock(models: &Path) -> Result<File> {
+    let path = models.join(".lock");
+    let lock =
+        File::create(&path).and_then(|file| file.lock().map(|()| file)).map_err(ModelError::io(&path))?;
+    for entry in fs::read_dir(models).map_err(ModelError::io(models))? {
+        let path = entry.map_err(ModelError::io(models))?.path();
+        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes())) {
+            fs::remove_file(&path).map_err(ModelError::io(&path))?;
+        }
+    }
+    Ok(lock)
 }
 
 /// Writes one tensor in the canonical form, from byte `at` of the file on; its digest.

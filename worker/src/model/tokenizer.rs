@@ -183,7 +183,8 @@ impl TokenizerSpec {
         })
     }
 
-    fn check(&self) -> Result<()> {
+    /// Refuses a description that contradicts itself.
+    pub fn check(&self) -> Result<()> {
         within("tokens of the tokenizer", self.tokens.len() as u64, 1, 1 << 20)?;
         within(
             "kinds of the tokens",

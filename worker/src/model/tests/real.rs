@@ -1,7 +1,7 @@
 //! The real model: SmolLM2-135M-Instruct as `make model` fetches it.
 
-use super::testing::{models_folder, smollm2, SMOLLM2_GGUF, SMOLLM2_ID};
-use super::*;
+use crate::model::testing::{models_folder, smollm2, SMOLLM2_GGUF, SMOLLM2_ID};
+use crate::model::*;
 
 #[derive(serde::Deserialize)]
 struct Vector {
