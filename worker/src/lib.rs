@@ -2,5 +2,4 @@
 
 pub mod canon;
 pub mod cpu;
-pub mod engine;
 pub mod model;

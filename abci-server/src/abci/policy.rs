@@ -61,27 +61,26 @@ impl Fault {
     }
 }
 
-/// A frame, understood.
+/// A frame, understood or not.
+pub(super) type Call = Result<Req, Undecoded>;
+
 #[derive(Debug)]
-pub(super) enum Call {
-    Request(Req),
-    /// A query that does not decode, and why. CometBFT hands on the path of `/abci_query?path=0xff` unchecked, prost wants
-    /// UTF-8, and no stranger may stop the node with one GET.
-    BadQuery(String),
-    /// Anything else that does not decode, and why: the two sides do not speak one protocol.
-    Bad(String),
+pub(super) enum Undecoded {
+    /// CometBFT hands on the path of `/abci_query?path=0xff` unchecked, prost wants UTF-8, and no stranger may stop the
+    /// node with one GET.
+    Query(String),
+    /// The two sides do not speak one protocol.
+    Other(String),
 }
 
-impl Call {
-    pub(super) fn decode(frame: Bytes) -> Self {
-        const QUERY: u8 = 6 << 3 | 2; // the key of `Request.query`
-        let first = frame.first().copied();
-        match Request::decode(frame) {
-            Ok(Request { value: Some(request) }) => Self::Request(request),
-            Ok(Request { value: None }) => Self::Bad("request of an unknown kind".into()),
-            Err(e) if first == Some(QUERY) => Self::BadQuery(format!("query does not decode: {e}")),
-            Err(e) => Self::Bad(format!("request does not decode: {e}")),
-        }
+pub(super) fn decode(frame: Bytes) -> Call {
+    const QUERY: u8 = 6 << 3 | 2; // the key of `Request.query`
+    let first = frame.first().copied();
+    match Request::decode(frame) {
+        Ok(Request { value: Some(request) }) => Ok(request),
+        Ok(Request { value: None }) => Err(Undecoded::Other("request of an unknown kind".into())),
+        Err(e) if first == Some(QUERY) => Err(Undecoded::Query(format!("query does not decode: {e}"))),
+        Err(e) => Err(Undecoded::Other(format!("request does not decode: {e}"))),
     }
 }
 
@@ -95,9 +94,9 @@ pub(super) enum Failure {
 /// Makes the call, or what stands for it.
 pub(super) fn answer(app: &impl Application, call: Call) -> Result<Res, Failure> {
     let request = match call {
-        Call::Request(request) => request,
-        Call::BadQuery(log) => return Ok(failed_query(INVALID_REQUEST_CODE, SDK_CODESPACE, log)),
-        Call::Bad(why) => return Err(Failure::Protocol(why)),
+        Ok(request) => request,
+        Err(Undecoded::Query(log)) => return Ok(failed_query(INVALID_REQUEST_CODE, SDK_CODESPACE, log)),
+        Err(Undecoded::Other(why)) => return Err(Failure::Protocol(why)),
     };
     let (kind, fallback) = (kind(&request), fallback(&request));
     let outcome = catch_unwind(AssertUnwindSafe(|| invoke(app, request)))

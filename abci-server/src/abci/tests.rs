@@ -28,7 +28,13 @@ enum How {
 struct Probe {
     fail: Option<How>,
     prefetched: Arc<Mutex<Vec<usize>>>,
-    gate: Option<Arc<(Mutex<Receiver<()>>, Sender<()>)>>,
+    gate: Option<Arc<Gate>>,
+}
+
+/// Commit says that it is inside, and waits to be let out.
+struct Gate {
+    entered: Sender<()>,
+    leave: Mutex<Receiver<()>>,
 }
 
 impl Probe {
@@ -61,8 +67,8 @@ impl Application for Probe {
     }
     fn commit(&self) -> ResponseCommit {
         if let Some(gate) = &self.gate {
-            gate.1.send(()).unwrap();
-            gate.0.lock().recv().unwrap();
+            gate.entered.send(()).unwrap();
+            gate.leave.lock().recv().unwrap();
         }
         self.step()
     }
@@ -289,8 +295,9 @@ fn other_bad_frames_end_the_connection_with_an_exception() {
 
 #[test]
 fn stop_finishes_the_call_in_flight_and_frees_the_address() {
-    let ((entered, inside), (release, gate)) = (channel(), channel());
-    let app = Probe { gate: Some(Arc::new((Mutex::new(gate), entered))), ..Probe::default() };
+    let (entered, inside) = channel();
+    let (release, leave) = channel();
+    let app = Probe { gate: Some(Arc::new(Gate { entered, leave: Mutex::new(leave) })), ..Probe::default() };
     let bench = Bench::new(app);
     let address = bench.server.address().clone();
     let (mut busy, mut idle) = (bench.client(), bench.client());
@@ -311,8 +318,12 @@ fn stop_finishes_the_call_in_flight_and_frees_the_address() {
 
 #[test]
 fn stop_does_not_wait_longer_than_told() {
-    let ((entered, inside), (release, gate)) = (channel(), channel());
-    let bench = Bench::new(Probe { gate: Some(Arc::new((Mutex::new(gate), entered))), ..Probe::default() });
+    let (entered, inside) = channel();
+    let (release, leave) = channel();
+    let bench = Bench::new(Probe {
+        gate: Some(Arc::new(Gate { entered, leave: Mutex::new(leave) })),
+        ..Probe::default()
+    });
     let mut busy = bench.client();
     busy.send([Req::Commit(RequestCommit {})]);
     inside.recv().unwrap();

@@ -21,7 +21,7 @@ use tendermint_proto::v0_38::abci::{request::Value as Req, response::Value as Re
 
 use super::address::{Address, Listener, Stream};
 use super::frame::{FrameWriter, Frames};
-use super::policy::{self, Call, Failure, Fault};
+use super::policy::{self, Call, Failure, Fault, Undecoded};
 
 /// How many connections a running CometBFT holds.
 pub const CONNECTIONS: usize = 4;
@@ -223,14 +223,14 @@ where
     let mut out = FrameWriter::new(stream);
     loop {
         let mut calls = match frames.read() {
-            Ok(Some(frame)) => vec![Call::decode(frame)],
+            Ok(Some(frame)) => vec![policy::decode(frame)],
             Ok(None) => return End::Closed,
             Err(super::frame::FrameError::Io(e)) => return End::Io(e),
-            Err(e) => vec![Call::Bad(e.to_string())],
+            Err(e) => vec![Err(Undecoded::Other(e.to_string()))],
         };
         while calls.len() < READ_AHEAD {
             let Some(frame) = frames.buffered() else { break };
-            calls.push(Call::decode(frame));
+            calls.push(policy::decode(frame));
         }
         prefetch(app, &calls);
         for call in calls {
@@ -266,7 +266,7 @@ where
 
 fn prefetch(app: &impl Prefetch, calls: &[Call]) {
     let new = |call: &Call| match call {
-        Call::Request(Req::CheckTx(r)) if r.r#type == CheckTxType::New as i32 => Some(r.tx.clone()),
+        Ok(Req::CheckTx(r)) if r.r#type == CheckTxType::New as i32 => Some(r.tx.clone()),
         _ => None,
     };
     let txs: Vec<Bytes> = calls.iter().filter_map(new).collect();
