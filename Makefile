@@ -20,6 +20,12 @@ test: cometbft model ## All tests
 test-store-long: ## Kill -9 and power cuts against the database, some minutes
 	STORE_CRASH_ROUNDS=200 STORE_CRASH_POINTS=500 STORE_CRASH_SEED=$$$$ $(CARGO) test -p deepnode-store --test crash --locked
 
+##### Benches
+
+.PHONY: bench-store
+bench-store: ## A durable block beside a Jellyfish Merkle tree in sled (minutes)
+	cd bench && $(CARGO) run --locked -p bench-store
+
 ##### What the tests and the network need
 
 .PHONY: cometbft model

@@ -5,6 +5,7 @@ use std::iter::Peekable;
 use std::ops::Bound;
 
 use crate::kv::{Entries, Entry, KvRead, KvWrite, Range, StoreName};
+use crate::tree::{check_key, check_value};
 use crate::Result;
 
 /// Written keys of one store; `None` is a removal.
@@ -71,7 +72,10 @@ impl KvRead for Overlay<'_> {
 }
 
 impl KvWrite for Overlay<'_> {
+    /// An entry that no proof could hold is refused here, where it fails one message, and not in the block's commit.
     fn set(&mut self, store: StoreName, key: Vec<u8>, value: Vec<u8>) -> Result<()> {
+        check_key(&key)?;
+        check_value(&value)?;
         if let Some(layer) = self.layers.last_mut() {
             layer.entry(store).or_default().insert(key, Some(value));
         }
@@ -233,5 +237,15 @@ mod tests {
             }
             prop_assert_eq!(got, want);
         }
+    }
+
+    #[test]
+    fn what_cannot_be_proved_cannot_be_set() {
+        let mut overlay = Overlay::new(&Empty, Changes::new());
+        for (key, value) in [(vec![], vec![1]), (vec![1; 128], vec![1]), (vec![1], vec![])] {
+            let refused = overlay.set(S, key, value).unwrap_err();
+            assert!(matches!(refused, crate::Error::Tx(e) if e.codespace == "sdk" && e.code == 18));
+        }
+        overlay.set(S, vec![1; 127], vec![1]).unwrap();
     }
 }

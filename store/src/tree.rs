@@ -40,6 +40,13 @@ pub enum EntryError {
     Order,
 }
 
+impl From<EntryError> for crate::Error {
+    /// `sdk` 18, invalid request: keys and values come from messages.
+    fn from(e: EntryError) -> Self {
+        crate::Error::Tx(crate::TxError { codespace: "sdk", code: 18, log: e.to_string() })
+    }
+}
+
 /// Checks that `key` can be a key of an authenticated store.
 pub fn check_key(key: &[u8]) -> Result<(), EntryError> {
     match key.len() {
