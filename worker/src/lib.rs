@@ -2,4 +2,5 @@
 
 pub mod canon;
 pub mod cpu;
+pub mod engine;
 pub mod model;

@@ -35,6 +35,9 @@ pub trait Sequence: Send {
     /// Positions that fit.
     fn capacity(&self) -> usize;
 
+    /// Forgets all positions from `len` on.
+    fn truncate(&mut self, len: usize);
+
     /// Computes `tokens`, all below the vocabulary, at the next positions, which must fit.
     fn forward(&mut self, tokens: &[u32], tap: Option<&mut Tap<'_>>) -> Forward;
 }

@@ -66,6 +66,14 @@ impl<M: Decoder> Sequence for ReferenceSequence<'_, M> {
         self.capacity
     }
 
+    fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+        for head in self.layers.iter_mut().flatten() {
+            head.keys.truncate(len);
+            head.values.truncate(len);
+        }
+    }
+
     fn forward(&mut self, tokens: &[u32], mut tap: Option<&mut Tap<'_>>) -> Forward {
         let model = &self.backend.model;
         let (arch, weights) = (model.arch(), model.weights());

@@ -225,6 +225,11 @@ impl<M: Decoder> Sequence for CpuSequence<'_, M> {
         self.capacity
     }
 
+    fn truncate(&mut self, len: usize) {
+        // What lies beyond is finite and masked, or overwritten before it is seen.
+        self.len = self.len.min(len);
+    }
+
     fn forward(&mut self, tokens: &[u32], mut tap: Option<&mut Tap<'_>>) -> Forward {
         assert!(self.len + tokens.len() <= self.capacity, "{} more positions do not fit", tokens.len());
         let cpu = self.cpu;

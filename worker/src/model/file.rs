@@ -28,7 +28,7 @@ use super::tokenizer::{Tokenizer, TokenizerSpec};
 use crate::canon::commit::Digest;
 use crate::canon::rope::RopeTable;
 use crate::canon::tensor::PANEL;
-use crate::canon::{Architecture, LayerWeights, Tensor, Weights};
+use crate::canon::{Architecture, Decoder, LayerWeights, Tensor, Weights};
 
 #[cfg(target_endian = "big")]
 compile_error!("weights are mapped as they lie in the file, little-endian");
@@ -251,6 +251,16 @@ impl Model {
             })
             .collect();
         Weights { embedding, head, final_gain, layers }
+    }
+}
+
+impl Decoder for Model {
+    fn arch(&self) -> &Architecture {
+        Model::arch(self)
+    }
+
+    fn weights(&self) -> Weights<'_> {
+        Model::weights(self)
     }
 }
 
