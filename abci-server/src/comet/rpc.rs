@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::prelude::{Engine, BASE64_STANDARD as BASE64};
+use tendermint::abci::types::ExecTxResult;
 use tendermint::block::Height;
 use tendermint::{consensus, validator, Hash};
 use tendermint_rpc::error::ErrorDetail;
@@ -72,7 +74,9 @@ impl Rpc {
 
     /// A transaction in a block, by its hash. Needs `tx_index`.
     pub async fn tx(&self, hash: Hash) -> Result<endpoint::tx::Response> {
-        self.check(self.http.tx(hash, false).await)
+        let mut answer = self.check(self.http.tx(hash, false).await)?;
+        decode_data([&mut answer.tx_result])?;
+        Ok(answer)
     }
 
     /// Transactions by their events. `page` counts from 1; `per_page` is 1 to 100. Needs `tx_index`.
@@ -83,7 +87,9 @@ impl Rpc {
         per_page: u8,
         order: Order,
     ) -> Result<endpoint::tx_search::Response> {
-        self.check(self.http.tx_search(query, false, page, per_page, order).await)
+        let mut answer = self.check(self.http.tx_search(query, false, page, per_page, order).await)?;
+        decode_data(answer.txs.iter_mut().map(|tx| &mut tx.tx_result))?;
+        Ok(answer)
     }
 
     /// The block at `height`, or the latest.
@@ -95,10 +101,12 @@ impl Rpc {
     }
 
     pub async fn block_results(&self, height: Option<Height>) -> Result<endpoint::block_results::Response> {
-        self.check(match height {
+        let mut answer = self.check(match height {
             Some(height) => self.http.block_results(height).await,
             None => self.http.latest_block_results().await,
-        })
+        })?;
+        decode_data(answer.txs_results.iter_mut().flatten())?;
+        Ok(answer)
     }
 
     pub async fn consensus_params(&self, height: Option<Height>) -> Result<consensus::Params> {
@@ -127,4 +135,14 @@ impl Rpc {
             detail => RpcError::Malformed(detail.to_string()),
         })
     }
+}
+
+/// tendermint-rpc hands on the `data` of a result in the base64 of the JSON.
+fn decode_data<'a>(results: impl IntoIterator<Item = &'a mut ExecTxResult>) -> Result<()> {
+    for result in results {
+        let data =
+            BASE64.decode(&result.data).map_err(|e| RpcError::Malformed(format!("data of a result: {e}")))?;
+        result.data = data.into();
+    }
+    Ok(())
 }
