@@ -8,15 +8,15 @@ use std::time::Instant;
 
 use deepnode_worker::canon::sample::argmax;
 use deepnode_worker::canon::Backend;
-use deepnode_worker::cpu::{Cpu, Isa};
-use deepnode_worker::model::{testing, Model};
+use deepnode_worker::cpu::{Cpu, Isa, Resident};
+use deepnode_worker::model::testing;
 
 /// What is measured: tokens prefilled, then tokens decoded.
 const CASES: [(&str, usize, usize); 5] =
     [("pp32", 32, 0), ("pp128", 128, 0), ("pp512", 512, 0), ("tg64", 1, 64), ("tg32 at 512", 512, 32)];
 
 /// Tokens a second of one case.
-fn measure(cpu: &Cpu<Model>, prefilled: usize, decoded: usize) -> f64 {
+fn measure(cpu: &dyn Backend, prefilled: usize, decoded: usize) -> f64 {
     let vocab = cpu.arch().vocab;
     let tokens: Vec<u32> = (0..prefilled as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocab).collect();
     let mut sequence = cpu.open(prefilled + decoded).expect("memory for a sequence");
@@ -59,7 +59,8 @@ fn main() {
     if threads.is_empty() {
         threads = vec![1, 2];
     }
-    let model = Arc::new(testing::smollm2());
+    let mapped = Arc::new(testing::smollm2());
+    let model = Arc::new(Resident::copy(&mapped).expect("memory for the weights"));
     let engines: Vec<_> = isas
         .iter()
         .flat_map(|isa| threads.iter().map(move |n| (*isa, *n)))

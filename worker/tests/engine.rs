@@ -83,7 +83,15 @@ fn everyone_agrees() {
         let request = request(&prompt, &params, 20);
         let engines: Vec<Engine> = Isa::available()
             .into_iter()
-            .flat_map(|isa| [1, 2].map(|threads| Engine::new(model(1), Options { isa, threads }).unwrap()))
+            .flat_map(|isa| {
+                [1, 2].map(|threads| {
+                    Engine::new(
+                        model(1),
+                        Options { isa, threads, huge_pages: threads == 2 && isa == Isa::detect() },
+                    )
+                    .unwrap()
+                })
+            })
             .chain([Engine::reference(model(1)).unwrap()])
             .collect();
         let first = generate(&engines[0], &request);

@@ -39,7 +39,11 @@ fn a_pinned_generation() {
     let reference = run(&Engine::reference(model.clone()).unwrap(), 2);
     for isa in Isa::available() {
         for threads in [1, 2] {
-            let engine = Engine::new(model.clone(), Options { isa, threads }).unwrap();
+            let engine = Engine::new(
+                model.clone(),
+                Options { isa, threads, huge_pages: threads == 2 && isa == Isa::detect() },
+            )
+            .unwrap();
             assert_eq!(run(&engine, 2), reference, "{isa:?}, {threads} threads");
         }
     }

@@ -66,3 +66,35 @@ pub struct Weights<'a> {
     pub final_gain: &'a [f16],
     pub layers: Vec<LayerWeights<'a>>,
 }
+
+impl Weights<'_> {
+    /// The same shapes over other memory: `place` gives for each slice of halves, always in the same order, one of the
+    /// same length. Where the head is the embedding, it is asked for once.
+    pub fn over<'b>(&self, place: &mut dyn FnMut(&[f16]) -> &'b [f16]) -> Weights<'b> {
+        let embedding = self.embedding.over(place);
+        let tied = std::ptr::eq(self.head.panels, self.embedding.panels);
+        let head = if tied { embedding } else { self.head.over(place) };
+        let final_gain = place(self.final_gain);
+        let layers = self.layers.iter().map(|l| LayerWeights {
+            attn_gain: place(l.attn_gain),
+            q: l.q.over(place),
+            k: l.k.over(place),
+            v: l.v.over(place),
+            q_bias: l.q_bias.map(&mut *place),
+            k_bias: l.k_bias.map(&mut *place),
+            v_bias: l.v_bias.map(&mut *place),
+            o: l.o.over(place),
+            ffn_gain: place(l.ffn_gain),
+            gate: l.gate.over(place),
+            up: l.up.over(place),
+            down: l.down.over(place),
+        });
+        Weights { embedding, head, final_gain, layers: layers.collect() }
+    }
+}
+
+impl Tensor<'_> {
+    fn over<'b>(&self, place: &mut dyn FnMut(&[f16]) -> &'b [f16]) -> Tensor<'b> {
+        Tensor { rows: self.rows, cols: self.cols, panels: place(self.panels) }
+    }
+}

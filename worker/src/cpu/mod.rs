@@ -7,6 +7,7 @@ mod isa;
 mod kernels;
 mod pool;
 mod prefill;
+mod resident;
 mod simd;
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -22,6 +23,7 @@ pub use isa::Isa;
 use kernels::{Kernels, Scratch, Tile};
 pub use pool::assert_float_mode;
 use pool::{Pool, Worker};
+pub use resident::Resident;
 
 /// Most tokens that one prefill step computes together; more than this is done in several.
 const CHUNK: usize = 512;

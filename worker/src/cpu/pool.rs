@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 /// Turns of a spinning wait before it yields the processor, and before an idle worker sleeps.
-const SPINS: u32 = 10_000;
-const IDLE_SPINS: u32 = 20_000;
+const SPINS: u32 = 2_000;
+const IDLE_SPINS: u32 = 10_000;
 
 /// A fixed number of threads.
 pub struct Pool {

@@ -17,7 +17,7 @@ pub use session::{Generation, Request, Session};
 
 use crate::canon::reference::Reference;
 use crate::canon::{Architecture, Backend, Decoder};
-use crate::cpu::{Cpu, Isa};
+use crate::cpu::{Cpu, Isa, Resident};
 use crate::model::manifest::check_architecture;
 
 /// Positions that are computed before anyone looks whether to go on.
@@ -29,13 +29,16 @@ pub struct Options {
     pub isa: Isa,
     /// Threads that compute, at least 1; more than there are cores makes it slower.
     pub threads: usize,
+    /// Copy the weights into huge pages, where memory allows: decoding, which waits for memory, gets about a quarter
+    /// faster. Mapped weights are shared by all processes and cost nothing twice.
+    pub huge_pages: bool,
 }
 
 impl Default for Options {
-    /// The best instruction set and every core.
+    /// The best instruction set, every core, huge pages.
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { isa: Isa::detect(), threads }
+        Self { isa: Isa::detect(), threads, huge_pages: true }
     }
 }
 
@@ -54,7 +57,12 @@ impl Engine {
             return Err(EngineError::invalid("threads", 0, "at least 1"));
         }
         check(&*model)?;
-        Ok(Self { backend: Box::new(Cpu::new(model, options.isa, options.threads)?) })
+        let Options { isa, threads, huge_pages } = options;
+        let backend: Box<dyn Backend> = match huge_pages.then(|| Resident::copy(&model)).flatten() {
+            Some(resident) => Box::new(Cpu::new(Arc::new(resident), isa, threads)?),
+            None => Box::new(Cpu::new(model, isa, threads)?),
+        };
+        Ok(Self { backend })
     }
 
     /// An engine that computes by the scalar reference: slow, for checking the others.
