@@ -18,7 +18,6 @@ use deepnode_store::{proof, Database, IndexChanges, KvRead, Options, StoreName};
 use jellyfish::Jellyfish;
 
 const STORE: StoreName = "bank";
-const CACHE: u64 = 256 << 20;
 const LOAD: u64 = 20_000;
 
 fn main() -> Result<()> {
@@ -75,16 +74,14 @@ fn ours(args: &[u64]) -> Result<()> {
         times.push([read, root - read, began.elapsed() - root, began.elapsed()]);
     }
     report("flat rows, tree in memory", &times);
+    let all = resident();
     let app_hash = db.app_hash();
     drop(db);
     let began = Instant::now();
     ensure!(open(dir.path())?.app_hash() == app_hash);
     let opened = began.elapsed().as_secs_f64();
-    println!(
-        "    the tree weighs {:.0} MB, {:.0} bytes a key; opening takes {opened:.1} s",
-        weight / 1e6,
-        weight / keys as f64
-    );
+    let (all, tree, each) = (all / 1e6, weight / 1e6, weight / keys as f64);
+    println!("    the process uses {all:.0} MB, the tree {tree:.0} MB or {each:.0} bytes a key; opening takes {opened:.1} s");
     println!("{}", percentile(&times, 3, 50));
     Ok(())
 }
@@ -93,7 +90,7 @@ fn ours(args: &[u64]) -> Result<()> {
 fn jmt(args: &[u64]) -> Result<()> {
     let [keys, blocks] = *args else { bail!("keys and blocks") };
     let dir = tempfile::tempdir()?;
-    let mut jmt = Jellyfish::new(Sled::open(dir.path(), CACHE)?);
+    let mut jmt = Jellyfish::new(Sled::open(dir.path(), Options::default().cache_bytes)?);
     for from in (0..keys).step_by(LOAD as usize) {
         jmt.commit(&work::initial(from..keys.min(from + LOAD)))?;
     }
@@ -120,7 +117,7 @@ fn settle() {
 }
 
 fn open(dir: &Path) -> Result<Database> {
-    Ok(Database::open(dir, &[STORE], &Options { cache_bytes: CACHE, ..Options::default() }, &mut |_| {})?)
+    Ok(Database::open(dir, &[STORE], &Options::default(), &mut |_| {})?)
 }
 
 /// A database with the initial keys.

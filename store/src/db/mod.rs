@@ -41,7 +41,8 @@ pub type IndexChanges = BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>;
 /// How to open a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Bytes for the backend's page cache.
+    /// Bytes for the backend's page cache, as the backend counts them: a bound on what a large state may take, little of
+    /// it is used by a small one. A million keys want 1 GiB; with a quarter of it a block takes more than twice as long.
     pub cache_bytes: u64,
     /// How many heights before the latest stay readable and provable, and can be rolled back to.
     pub keep: u64,
@@ -49,7 +50,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { cache_bytes: 256 << 20, keep: 100 }
+        Options { cache_bytes: 1 << 30, keep: 100 }
     }
 }
 
