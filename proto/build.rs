@@ -27,6 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.btree_map(["."]).enable_type_names().include_file("modules.rs");
     tonic_build::configure()
         .build_transport(false)
+        .generate_default_stubs(true)
         .client_mod_attribute(".", "#[cfg(feature = \"client\")]")
         .server_mod_attribute(".", "#[cfg(feature = \"server\")]")
         .extern_path(".tendermint", "::tendermint_proto::v0_38")

@@ -1,1 +1,11 @@
-//!
+//! For programs that talk to the chain: a keyring on disk, and a client that signs, sends and waits.
+
+mod client;
+mod error;
+mod gas;
+pub mod keyring;
+
+pub use client::{Client, Options};
+pub use error::ClientError;
+pub use gas::{Gas, GasPrice};
+pub use keyring::{KeyInfo, Keyring, KeyringError};

@@ -1,0 +1,32 @@
+use deepnode_tx::Address;
+use std::time::Duration;
+
+/// Why a request to a node or a transaction did not succeed.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ClientError {
+    #[error("{0}")]
+    Input(String),
+    #[error("endpoint {endpoint:?}: {reason}, expected host:port or http://host:port of a node's gRPC")]
+    Endpoint { endpoint: String, reason: String },
+    #[error(
+        "no node answers at {endpoint}: {reason} (is deepnoded running, with its gRPC at that address?)"
+    )]
+    Unreachable { endpoint: String, reason: String },
+    #[error("{what}: {message} ({code})")]
+    Query { what: &'static str, code: tonic::Code, message: String },
+    #[error("the node is of chain {got:?}, expected {expected:?}")]
+    WrongChain { got: String, expected: String },
+    #[error("account {address} does not exist on {chain_id}: it needs to receive coins first")]
+    NoAccount { address: Address, chain_id: String },
+    /// Refused before a block, or failed in one (`height` above 0: the fee is paid).
+    #[error("transaction {hash} {}: {log} (code {code}, codespace {codespace})", if *height > 0 { format!("failed at height {height}") } else { "was refused".into() })]
+    Transaction { hash: String, height: i64, code: u32, codespace: String, log: String },
+    #[error("transaction {hash} is in no block after {waited:?}; it may still be included")]
+    Timeout { hash: String, waited: Duration },
+}
+
+impl ClientError {
+    pub(crate) fn query(what: &'static str) -> impl Fn(tonic::Status) -> Self {
+        move |status| Self::Query { what, code: status.code(), message: status.message().into() }
+    }
+}
