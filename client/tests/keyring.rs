@@ -71,7 +71,7 @@ fn a_locked_key_opens_with_its_passphrase_only() {
     assert_eq!(open(home.path(), "correct horse").signer("alice").unwrap().address(), info.address);
     let other = open(home.path(), "wrong horse");
     assert!(matches!(other.signer("alice"), Err(KeyringError::WrongPassphrase)));
-    assert_eq!(other.list().unwrap(), [info.clone()]);
+    assert_eq!(other.list().unwrap(), std::slice::from_ref(&info));
 
     // A file whose public part is another key's does not open, with the right passphrase too.
     let bob = keys.add("bob").unwrap().0;

@@ -35,7 +35,7 @@ pub fn derive(phrase: &str) -> Result<SigningKey, KeyringError> {
     })?;
     let seed = Zeroizing::new(mnemonic.to_seed_normalized(""));
     let path = HD_PATH.parse().expect("the path is valid");
-    let derived = bip32::XPrv::derive_from_path(*seed, &path).map_err(|e| error(e.to_string()))?;
+    let derived = bip32::XPrv::derive_from_path(seed.as_slice(), &path).map_err(|e| error(e.to_string()))?;
     let secret = Zeroizing::new(derived.to_bytes());
     SigningKey::new(&secret).ok_or_else(|| error("it derives no valid key".into()))
 }
