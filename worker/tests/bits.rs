@@ -1,11 +1,13 @@
 //! The reference and the fast path must agree in every bit, whatever instruction set, threads or split.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use deepnode_worker::canon::random::RandomDecoder;
 use deepnode_worker::canon::reference::Reference;
 use deepnode_worker::canon::{Architecture, Backend, Forward, Tap};
 use deepnode_worker::cpu::{Cpu, Isa};
+use proptest::prelude::*;
 
 /// Sizes with tails everywhere: rows, columns, halves of a head, more queries a key head than a tile has.
 fn odd() -> Architecture {
@@ -73,17 +75,16 @@ fn bits(x: &[f32]) -> Vec<u32> {
 }
 
 /// Compares every instruction set, several threads and several splits with the reference.
-fn agree(
-    model: RandomDecoder,
-    threads: std::ops::RangeInclusive<usize>,
-    n: usize,
-    splits: &[&[usize]],
-) -> Forward {
+fn agree(model: RandomDecoder, threads: RangeInclusive<usize>, n: usize, splits: &[&[usize]]) -> Forward {
     let model = Arc::new(model);
     let reference = Reference::new(model.clone());
     let tokens = tokens(n, reference.arch().vocab);
     let (forward, residual, logits) = run(&reference, &tokens, &[]);
     assert_eq!(residual.len(), forward.x_final.len());
+    let (width, vocab) = (reference.arch().width as usize, reference.arch().vocab as usize);
+    let many_from = n.saturating_sub(13) * width;
+    let mut logits_of_many = vec![0.0; (n - many_from / width) * vocab];
+    reference.logits(&forward.x_final[many_from..], &mut logits_of_many);
     for isa in Isa::available() {
         for threads in threads.clone() {
             let cpu = Cpu::new(model.clone(), isa, threads).unwrap();
@@ -94,21 +95,20 @@ fn agree(
                 assert!(bits(&r) == bits(&residual), "residual stream: {what}");
                 assert!(bits(&l) == bits(&logits), "logits: {what}");
             }
-            let last = forward.x_final.len().saturating_sub(13 * reference.arch().width as usize);
-            let rows = (forward.x_final.len() - last) / reference.arch().width as usize;
-            let mut many = vec![vec![0.0; rows * reference.arch().vocab as usize]; 2];
-            reference.logits(&forward.x_final[last..], &mut many[0]);
-            cpu.logits(&forward.x_final[last..], &mut many[1]);
-            assert!(bits(&many[0]) == bits(&many[1]), "logits of {rows} rows: {isa:?}, {threads} threads");
+            let mut many = vec![0.0; logits_of_many.len()];
+            cpu.logits(&forward.x_final[many_from..], &mut many);
+            assert!(bits(&many) == bits(&logits_of_many), "many logits: {isa:?}, {threads} threads");
         }
     }
     forward
 }
 
-/// Positions across two block boundaries of attention (128 and 256), prefilled whole, in pieces and one by one.
+/// Positions across two block boundaries of attention (128 and 256), prefilled whole, in pieces and, around the
+/// boundaries, one by one.
 #[test]
 fn sizes_with_tails() {
-    let ones = [1; 290];
+    let mut ones = [1; 40];
+    (ones[0], ones[20]) = (120, 118);
     let splits: [&[usize]; 4] = [&[], &[1, 2, 3, 122, 1, 1], &[127, 2, 126, 3, 1], &ones];
     let forward = agree(RandomDecoder::new(odd(), 1), 1..=2, 290, &splits);
     assert!(forward.finite.iter().all(|finite| *finite));
@@ -133,4 +133,29 @@ fn overflow_marks_its_position() {
     let finite = forward.finite.iter().filter(|finite| **finite).count();
     assert!(finite > 0 && finite < 40, "{finite} of 40 positions are finite");
     assert!(forward.x_final.iter().all(|x| x.is_finite()));
+}
+
+fn any_architecture() -> impl Strategy<Value = Architecture> {
+    (1..4u32, 1..4u32, 1..90u32, 1..300u32, 1..300u32, 1..200u32, any::<bool>(), any::<bool>()).prop_map(
+        |(kv_heads, group, half, width, ffn, vocab, tied, qkv_bias)| Architecture {
+            heads: kv_heads * group,
+            kv_heads,
+            head_dim: 2 * half,
+            width,
+            ffn,
+            vocab,
+            tied,
+            qkv_bias,
+            ..odd()
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_sizes(arch in any_architecture(), n in 1..150usize, split in prop::collection::vec(1..40usize, 0..4)) {
+        agree(RandomDecoder::new(arch, 5), 1..=2, n, &[&split]);
+    }
 }

@@ -10,9 +10,10 @@ mod prefill;
 mod resident;
 mod simd;
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use half::f16;
+use parking_lot::Mutex;
 
 use crate::canon::rope::RopeTable;
 use crate::canon::tensor::PANEL;
@@ -34,7 +35,7 @@ pub struct Cpu<M> {
     rope: RopeTable,
     gains: Gains,
     kernels: &'static Kernels,
-    /// One computation at a time uses the threads.
+    /// One computation at a time uses the threads; sessions take turns.
     state: Mutex<State>,
 }
 
@@ -179,11 +180,6 @@ impl<M: Decoder> Cpu<M> {
         let state = Mutex::new(State { pool, lanes, shared });
         Ok(Self { model, rope, gains, kernels: isa.kernels(), state })
     }
-
-    /// The threads; a panic of an earlier computation leaves nothing behind that the next would read.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
 }
 
 impl<M: Decoder> Backend for Cpu<M> {
@@ -200,7 +196,7 @@ impl<M: Decoder> Backend for Cpu<M> {
         let head = self.model.weights().head;
         let rows = x_final.len() / head.cols;
         assert!(x_final.len() == rows * head.cols && logits.len() == rows * head.rows);
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let State { pool, lanes, .. } = &mut *state;
         let x: Vec<f32> = x_final.iter().map(|x| x.to_f32()).collect();
         if rows == 1 {
@@ -245,7 +241,7 @@ impl<M: Decoder> Sequence for CpuSequence<'_, M> {
             cache: &self.cache,
             tap: tap.as_ref().map(|tap| tap.layer as usize),
         };
-        let mut state = cpu.state();
+        let mut state = cpu.state.lock();
         let State { pool, lanes, shared } = &mut *state;
         let mut result = Forward::default();
         for chunk in tokens.chunks(CHUNK) {

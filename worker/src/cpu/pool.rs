@@ -4,8 +4,10 @@
 use std::any::Any;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+
+use parking_lot::Mutex;
 
 /// Turns of a spinning wait before it yields the processor, and before an idle worker sleeps.
 const SPINS: u32 = 2_000;
@@ -95,7 +97,7 @@ impl Pool {
         let job: &'static Job =
             unsafe { std::mem::transmute::<&'a (dyn Fn(Worker<'_>) + Sync + 'a), &'static Job>(job) };
         if !self.workers.is_empty() {
-            *shared.job.lock().unwrap_or_else(|e| e.into_inner()) = Some(job);
+            *shared.job.lock() = Some(job);
             shared.running.store(self.workers.len(), Ordering::Release);
             shared.round.fetch_add(1, Ordering::Release);
             for worker in &self.workers {
@@ -106,7 +108,7 @@ impl Pool {
         wait(|| shared.running.load(Ordering::Acquire) == 0);
         if shared.failed.swap(false, Ordering::AcqRel) {
             shared.arrived.store(0, Ordering::Relaxed);
-            let panic = shared.panic.lock().unwrap_or_else(|e| e.into_inner()).take();
+            let panic = shared.panic.lock().take();
             resume_unwind(panic.unwrap_or_else(|| Box::new("an engine thread panicked")));
         }
     }
@@ -116,9 +118,7 @@ impl Pool {
         assert_eq!(parts.len(), self.threads());
         let cells: Vec<Mutex<&mut T>> = parts.iter_mut().map(Mutex::new).collect();
         self.run(&|worker| {
-            if let Ok(mut part) = cells[worker.index].lock() {
-                job(worker, &mut part);
-            }
+            job(worker, &mut cells[worker.index].lock());
         });
     }
 }
@@ -153,7 +153,7 @@ impl Shared {
             if self.stop.load(Ordering::Acquire) {
                 return;
             }
-            let job = *self.job.lock().unwrap_or_else(|e| e.into_inner());
+            let job = *self.job.lock();
             if let Some(job) = job {
                 self.perform(job, index);
             }
@@ -164,7 +164,7 @@ impl Shared {
     fn perform(&self, job: &Job, index: usize) {
         let worker = Worker { index, of: self.threads, shared: self };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(worker))) {
-            self.panic.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(panic);
+            self.panic.lock().get_or_insert(panic);
             self.failed.store(true, Ordering::Release);
         }
     }
