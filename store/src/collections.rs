@@ -42,14 +42,19 @@ impl Walk<'static> {
     pub const REVERSE: Self = Walk { after: None, reverse: true };
 }
 
+/// The part of the keys with `prefix` that `walk` asks for; `after` comes from clients and never leads out of it.
 fn range(prefix: Vec<u8>, walk: Walk<'_>) -> Range {
     let mut range = Range { end: after_prefix(&prefix), start: prefix, reverse: walk.reverse };
     match walk.after {
-        Some(key) if walk.reverse => range.end = Some(key.to_vec()),
+        Some(key) if walk.reverse => {
+            let key = key.to_vec().max(range.start.clone());
+            range.end = Some(range.end.map_or(key.clone(), |end| end.min(key)));
+        }
         Some(key) => {
             let mut next = key.to_vec();
             next.push(0);
-            range.start = next;
+            range.start = next.max(range.start);
+            range.start = range.end.clone().map_or(range.start.clone(), |end| end.min(range.start));
         }
         None => {}
     }
@@ -198,6 +203,11 @@ impl<K: Key> Set<K> {
         Set { map: Map::new(store, prefix) }
     }
 
+    /// The raw key of `key`, as proofs name it.
+    pub fn raw_key(&self, key: &K) -> Vec<u8> {
+        self.map.raw_key(key)
+    }
+
     /// Whether `key` is a member.
     pub fn has(&self, kv: &(impl KvRead + ?Sized), key: &K) -> Result<bool> {
         self.map.has(kv, key)
@@ -268,5 +278,41 @@ impl Sequence {
     /// Sets the last number given (genesis).
     pub fn set(&self, kv: &mut (impl KvWrite + ?Sized), last: u64) -> Result<()> {
         self.item.set(kv, &last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Changes, Empty, Overlay};
+    use proptest::prelude::*;
+
+    const BEFORE: Map<u8, u8> = Map::new("s", 1);
+    const PAIRS: Map<(u8, u8), u8> = Map::new("s", 2);
+    const AFTER: Map<u8, u8> = Map::new("s", 3);
+
+    proptest! {
+        /// A page's key is what a client sends: whatever it is, only entries of the collection's part come back.
+        #[test]
+        fn no_key_leads_out_of_a_collection(after in proptest::collection::vec(0u8..5, 0..4), reverse: bool) {
+            let mut state = Overlay::new(&Empty, Changes::new());
+            for i in 0..4 {
+                BEFORE.set(&mut state, &i, &i).unwrap();
+                AFTER.set(&mut state, &i, &i).unwrap();
+                for j in 0..4 {
+                    PAIRS.set(&mut state, &(i, j), &j).unwrap();
+                }
+            }
+            let walk = Walk { after: Some(&after), reverse };
+            let got: Vec<_> = PAIRS.iter_from(&state, &2u8, walk).map(|e| e.unwrap().0).collect();
+            let mut want: Vec<_> = (0..4).map(|j| (2, j)).filter(|pair| {
+                let raw = PAIRS.raw_key(pair);
+                if reverse { raw < after } else { raw > after }
+            }).collect();
+            if reverse {
+                want.reverse();
+            }
+            prop_assert_eq!(got, want);
+        }
     }
 }

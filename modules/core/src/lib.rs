@@ -12,6 +12,7 @@ pub mod draw;
 pub mod errors;
 pub mod event;
 pub mod gas;
+pub mod json;
 pub mod module;
 pub mod num;
 pub mod query;
