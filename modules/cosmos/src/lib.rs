@@ -5,3 +5,5 @@
 pub mod auth;
 pub mod bank;
 pub mod consensus;
+pub mod gov;
+pub mod staking;
