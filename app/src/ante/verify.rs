@@ -68,7 +68,7 @@ fn verify(
 
 /// Verifies the signatures of many transactions on all cores, before [`super::run`] takes them one after another.
 ///
-/// Only fills the cache: what does not decode, has no key yet or is not good is left for `run` to refuse.
+/// Only fills the cache: what has too many signatures, no key or a bad signature is left for `run` to refuse.
 pub fn verify_ahead<'a>(
     state: &dyn KvRead,
     chain_id: &str,
@@ -76,9 +76,13 @@ pub fn verify_ahead<'a>(
     txs: impl IntoIterator<Item = &'a Tx>,
     cache: &SignatureCache,
 ) -> Result<()> {
+    let limit = auth::params(state)?.tx_sig_limit;
     let mut waiting = Vec::new();
     for tx in txs {
         let Ok(signers) = basic::check(messages, tx) else { continue };
+        if !u64::try_from(signers.len()).is_ok_and(|signers| signers <= limit) {
+            continue;
+        }
         let infos = &tx.auth_info.signer_infos;
         for ((signer, info), signature) in signers.iter().zip(infos).zip(&tx.signatures) {
             let Some(account) = auth::account(state, signer)? else { continue };
