@@ -13,6 +13,7 @@ pub mod errors;
 pub mod event;
 pub mod gas;
 pub mod json;
+pub mod merkle;
 pub mod module;
 pub mod num;
 pub mod query;
