@@ -69,16 +69,8 @@ pub struct Client {
 impl Client {
     /// Connects to `host:port` or `http://host:port` and asks for the chain's id.
     pub async fn connect(endpoint: &str) -> Result<Self, ClientError> {
-        let uri = uri(endpoint)?;
         let unreachable = |reason: String| ClientError::Unreachable { endpoint: endpoint.into(), reason };
-        let channel = Endpoint::from(uri)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(REQUEST_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(Duration::from_secs(30))
-            .connect()
-            .await
-            .map_err(|e| unreachable(root_cause(&e)))?;
+        let channel = self::endpoint(endpoint)?.connect().await.map_err(|e| unreachable(root_cause(&e)))?;
         let info = NodeClient::new(channel.clone())
             .get_node_info(GetNodeInfoRequest {})
             .await
@@ -293,6 +285,15 @@ fn until(lifetime: Duration) -> Result<Timestamp, ClientError> {
     Ok(Timestamp { seconds: (nanos / 1_000_000_000) as i64, nanos: (nanos % 1_000_000_000) as i32 })
 }
 
+/// How to connect to `host:port` or `http://host:port`.
+pub(crate) fn endpoint(text: &str) -> Result<Endpoint, ClientError> {
+    Ok(Endpoint::from(uri(text)?)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(REQUEST_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(30)))
+}
+
 fn uri(endpoint: &str) -> Result<http::Uri, ClientError> {
     let error = |reason: String| ClientError::Endpoint { endpoint: endpoint.into(), reason };
     let text = match endpoint.split_once("://") {
@@ -308,7 +309,7 @@ fn uri(endpoint: &str) -> Result<http::Uri, ClientError> {
 }
 
 /// The innermost error says what happened: "Connection refused" and not "transport error".
-fn root_cause(error: &dyn std::error::Error) -> String {
+pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;

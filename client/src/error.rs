@@ -12,6 +12,10 @@ pub enum ClientError {
         "no node answers at {endpoint}: {reason} (is deepnoded running, with its gRPC at that address?)"
     )]
     Unreachable { endpoint: String, reason: String },
+    #[error("no worker answers at {endpoint}: {reason}")]
+    NoWorker { endpoint: String, reason: String },
+    #[error("blob {digest}: {reason}")]
+    Blob { digest: String, reason: String },
     #[error("{what}: {message} ({code})")]
     Query { what: &'static str, code: tonic::Code, message: String },
     #[error("the node is of chain {got:?}, expected {expected:?}")]

@@ -4,8 +4,10 @@ mod client;
 mod error;
 mod gas;
 pub mod keyring;
+pub mod serving;
 
 pub use client::{Client, Options};
 pub use error::ClientError;
 pub use gas::{Gas, GasPrice};
 pub use keyring::{KeyInfo, Keyring, KeyringError};
+pub use serving::Serving;
