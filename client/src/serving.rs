@@ -82,6 +82,18 @@ pub fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+async fn channel(at: &str) -> Result<Channel, ClientError> {
+    let failed =
+        |e: tonic::transport::Error| ClientError::NoWorker { endpoint: at.into(), reason: root_cause(&e) };
+    endpoint(at)?.connect().await.map_err(failed)
+}
+
+/// What the worker at `host:port` serves; it tells anybody.
+pub async fn status(at: &str) -> Result<StatusResponse, ClientError> {
+    let answer = ServingClient::new(channel(at).await?).status(StatusRequest {}).await;
+    Ok(answer.map_err(ClientError::query("worker's status"))?.into_inner())
+}
+
 /// A connection to one worker, for one account.
 #[derive(Debug, Clone)]
 pub struct Serving {
@@ -99,22 +111,12 @@ impl Serving {
         worker: Address,
         signer: &SigningKey,
     ) -> Result<Self, ClientError> {
-        let channel = endpoint(at)?
-            .connect()
-            .await
-            .map_err(|e| ClientError::NoWorker { endpoint: at.into(), reason: root_cause(&e) })?;
-        let client = ServingClient::new(channel).max_encoding_message_size(MAX_INPUT + 4096);
+        let client = ServingClient::new(channel(at).await?).max_encoding_message_size(MAX_INPUT + 4096);
         Ok(Self { client, signer: signer.clone(), chain_id: chain_id.into(), worker })
     }
 
     fn credential(&self, task: u64) -> Option<Credential> {
         Some(sign_credential(&self.signer, &self.chain_id, &self.worker, task, unix_now() + LIFETIME))
-    }
-
-    /// What the worker serves.
-    pub async fn status(&mut self) -> Result<StatusResponse, ClientError> {
-        let answer = self.client.status(StatusRequest {}).await;
-        Ok(answer.map_err(ClientError::query("worker's status"))?.into_inner())
     }
 
     /// Hands in a task's input; answers the tokens that the worker counts.

@@ -1,0 +1,95 @@
+//! The command line of an operator.
+
+mod config;
+mod daemon;
+mod init;
+mod models;
+mod status;
+
+pub use config::{Config, Home, WorkerConfig};
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use deepnode_client::keyring::Passphrase;
+
+/// Runs AI models for DeepNode and is paid for it; or audits for a validator those who do.
+#[derive(Debug, Parser)]
+#[command(name = "deepnode-worker", version)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// Folder of configuration, keys, models, journals and blobs.
+    #[arg(long, global = true, env = "DEEPNODE_WORKER_HOME", default_value = ".deepnode-worker")]
+    home: PathBuf,
+    /// File whose first line is the key's passphrase; without it the terminal is asked.
+    #[arg(long, global = true, env = "DEEPNODE_PASSPHRASE_FILE")]
+    passphrase_file: Option<PathBuf>,
+    /// Logs as JSON lines.
+    #[arg(long, global = true)]
+    log_json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Writes worker.toml and makes the key
+    Init(init::Init),
+    /// Imports models, lists them
+    #[command(subcommand)]
+    Models(models::Models),
+    /// Works: accepts tasks, answers them, serves their users and auditors
+    Run,
+    /// Audits: recomputes what the validator's hot key was drawn for
+    Verify,
+    /// What this worker does, and what the chain says of it
+    Status(status::Args),
+}
+
+impl Global {
+    fn passphrase(&self) -> Passphrase {
+        match &self.passphrase_file {
+            Some(path) => Passphrase::File(path.clone()),
+            None => Passphrase::Prompt,
+        }
+    }
+
+    fn open(&self) -> anyhow::Result<Home> {
+        Home::open(&self.home)
+    }
+
+    /// Logs go to standard error, at the level that RUST_LOG says.
+    fn log(&self) {
+        let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        if self.log_json {
+            log.json().init();
+        } else {
+            log.init();
+        }
+    }
+}
+
+impl Cli {
+    /// Does what was asked.
+    pub fn run(self) -> anyhow::Result<()> {
+        let global = &self.global;
+        match self.command {
+            Command::Init(init) => init.run(global),
+            Command::Models(models) => models.run(global),
+            Command::Run => daemon::run(global),
+            Command::Verify => daemon::verify(global),
+            Command::Status(args) => status::run(global, args),
+        }
+    }
+}
+
+/// A runtime for one command.
+fn block_on<T>(future: impl std::future::Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(future)
+}

@@ -1,0 +1,81 @@
+//! `models import`, `models list`
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::Global;
+use crate::model::{import, list};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Models {
+    /// Makes a model of a GGUF file; prints its id
+    Import { gguf: PathBuf },
+    /// Lists the models
+    List {
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Models {
+    pub(super) fn run(self, global: &Global) -> anyhow::Result<()> {
+        // A home is not needed: a validator may import before it has a key.
+        let folder = global.home.join("models");
+        match self {
+            Self::Import { gguf } => {
+                let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(
+                    "{bar:40} {bytes}/{total_bytes} {bytes_per_sec}",
+                )?);
+                let imported = import(&gguf, &folder, &|progress| {
+                    bar.set_length(progress.total);
+                    bar.set_position(progress.done);
+                })?;
+                bar.finish_and_clear();
+                println!("{}", hex::encode(imported.id));
+                if imported.existed {
+                    eprintln!("It was imported before.");
+                }
+            }
+            Self::List { json } => {
+                let listings = list(&folder)?;
+                if json {
+                    let rows: Vec<_> = listings.iter().map(json_row).collect();
+                    println!("{}", serde_json::to_string_pretty(&rows)?);
+                    return Ok(());
+                }
+                for listing in listings {
+                    match listing.model {
+                        Ok(m) => {
+                            let (arch, mib) = (m.arch(), m.file_len() >> 20);
+                            println!(
+                                "{}  {}  {} layers of {}, context {}, {mib} MiB",
+                                hex::encode(m.id()),
+                                m.name(),
+                                arch.layers,
+                                arch.width,
+                                arch.context
+                            );
+                        }
+                        Err(error) => println!("{}  unusable: {error}", listing.path.display()),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn json_row(listing: &crate::model::Listing) -> serde_json::Value {
+    match &listing.model {
+        Ok(m) => serde_json::json!({
+            "id": hex::encode(m.id()),
+            "name": m.name(),
+            "path": m.path(),
+            "bytes": m.file_len(),
+            "architecture": m.arch(),
+        }),
+        Err(error) => serde_json::json!({ "path": listing.path, "error": error.to_string() }),
+    }
+}

@@ -1,0 +1,106 @@
+//! Who computes: the engines of the loaded models.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+
+use deepnode_proto::deepnode::tasks::v1::Task;
+
+use crate::canon::{Digest, SamplingParams};
+use crate::engine::{self, Engine, EngineError, Generation};
+use crate::model::{model_path, Model, ModelError};
+use crate::request;
+
+/// Answers tasks. A worker's own is [`Engines`].
+pub trait Executor: Send + Sync + 'static {
+    /// The models that it can run.
+    fn models(&self) -> Vec<Digest>;
+
+    /// A model, for its tokenizer and its bounds.
+    fn model(&self, id: &Digest) -> Option<Arc<Model>>;
+
+    /// Answers a prompt. `on_token` sees each token as it comes; setting `cancel` ends the call with an error.
+    fn generate(
+        &self,
+        task: &Task,
+        prompt: &[u32],
+        params: &SamplingParams,
+        on_token: &mut dyn FnMut(u32),
+        cancel: &AtomicBool,
+    ) -> Result<Generation, EngineError>;
+}
+
+struct Loaded {
+    model: Arc<Model>,
+    engine: Engine,
+}
+
+/// Models ready to compute, by id.
+#[derive(Default)]
+pub struct Engines {
+    loaded: BTreeMap<Digest, Loaded>,
+}
+
+impl Engines {
+    /// Loads models of a folder: their weights are mapped, and every one is checked against the id.
+    pub fn load(folder: &Path, ids: &[Digest], options: engine::Options) -> Result<Self, EngineError> {
+        let mut engines = Self::default();
+        for id in ids {
+            let path = model_path(folder, id);
+            let model = Model::open(&path)?;
+            if model.id() != *id {
+                return Err(EngineError::Model(ModelError::Digest {
+                    what: path.display().to_string(),
+                    found: hex::encode(model.id()),
+                    expected: hex::encode(id),
+                }));
+            }
+            model.verify()?;
+            engines.add(Arc::new(model), options)?;
+        }
+        Ok(engines)
+    }
+
+    /// Adds a model that is open already.
+    pub fn add(&mut self, model: Arc<Model>, options: engine::Options) -> Result<(), EngineError> {
+        let engine = Engine::new(model.clone(), options)?;
+        self.loaded.insert(model.id(), Loaded { model, engine });
+        Ok(())
+    }
+
+    /// A model with its engine.
+    pub fn get(&self, id: &Digest) -> Option<(&Arc<Model>, &Engine)> {
+        self.loaded.get(id).map(|l| (&l.model, &l.engine))
+    }
+}
+
+impl Executor for Engines {
+    fn models(&self) -> Vec<Digest> {
+        self.loaded.keys().copied().collect()
+    }
+
+    fn model(&self, id: &Digest) -> Option<Arc<Model>> {
+        self.get(id).map(|(model, _)| model.clone())
+    }
+
+    fn generate(
+        &self,
+        task: &Task,
+        prompt: &[u32],
+        params: &SamplingParams,
+        on_token: &mut dyn FnMut(u32),
+        cancel: &AtomicBool,
+    ) -> Result<Generation, EngineError> {
+        let invalid =
+            |field, value: String, bound: &str| EngineError::Invalid { field, value, bound: bound.into() };
+        let ask = task.request.as_ref().ok_or_else(|| invalid("request", "missing".into(), "there"))?;
+        let (model, engine) = request::digest(&ask.model_id)
+            .and_then(|id| self.get(&id))
+            .ok_or_else(|| invalid("model_id", hex::encode(&ask.model_id), "a loaded model"))?;
+        let request =
+            engine::Request { prompt, params, max_output: ask.max_output, stop: request::stop(model, ask) };
+        let mut session = engine.session(prompt.len() + ask.max_output as usize)?;
+        session.generate(&request, on_token, cancel)
+    }
+}

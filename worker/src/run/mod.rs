@@ -1,0 +1,237 @@
+//! `run`: the worker. It looks what the chain assigned to it, and takes each task from its input to its receipt.
+//!
+//! Nothing hangs on what this process saw: every step is decided from the chain's state and the journal, so a restart
+//! or a lost connection just looks again.
+
+mod executor;
+mod housekeeping;
+mod register;
+mod task;
+
+pub use executor::{Engines, Executor};
+pub use register::Registration;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use deepnode_proto::deepnode::tasks::v1::{Receipt, Task, TaskStatus};
+use deepnode_proto::Message;
+use deepnode_tx::Address;
+use parking_lot::Mutex;
+use tokio::sync::{watch, Notify, Semaphore};
+
+use crate::blobs::Blobs;
+use crate::canon::Digest;
+use crate::chain::Chain;
+use crate::journal::TaskJournal;
+use crate::metrics::Metrics;
+use crate::model::TextStream;
+use crate::request;
+use crate::serving::Live;
+
+/// How often the worker looks.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// At its tasks.
+    pub poll: Duration,
+    /// At its registration, its audits, its old blobs.
+    pub housekeeping: Duration,
+    /// How long a task that failed waits for another attempt.
+    pub retry: Duration,
+    /// How long tasks under way may go on after the signal to stop.
+    pub drain: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            poll: Duration::from_millis(300),
+            housekeeping: Duration::from_secs(2),
+            retry: Duration::from_secs(2),
+            drain: Duration::from_secs(60),
+        }
+    }
+}
+
+/// One worker: shared by its loop, its tasks and its service.
+pub struct Worker {
+    pub(crate) chain: Arc<dyn Chain>,
+    executor: Arc<dyn Executor>,
+    journal: Mutex<TaskJournal>,
+    blobs: Blobs,
+    registration: Registration,
+    pace: Pace,
+    /// Answers that someone may follow.
+    lives: Mutex<BTreeMap<u64, Arc<Live>>>,
+    /// Tasks that are being driven.
+    driven: Mutex<BTreeSet<u64>>,
+    /// Audits that were shown blobs, so that they are sent once.
+    shown: Mutex<BTreeSet<u64>>,
+    /// Tells that an input came.
+    inputs: Notify,
+    /// One task generates at a time: all cores work on it.
+    turn: Semaphore,
+    /// Ends generations when the time to drain is over.
+    cancel: AtomicBool,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Worker {
+    pub fn new(
+        chain: Arc<dyn Chain>,
+        executor: Arc<dyn Executor>,
+        journal: TaskJournal,
+        blobs: Blobs,
+        registration: Registration,
+        pace: Pace,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            chain,
+            executor,
+            journal: Mutex::new(journal),
+            blobs,
+            registration,
+            pace,
+            lives: Mutex::default(),
+            driven: Mutex::default(),
+            shown: Mutex::default(),
+            inputs: Notify::new(),
+            turn: Semaphore::new(1),
+            cancel: AtomicBool::new(false),
+            metrics: Arc::default(),
+        })
+    }
+
+    pub fn address(&self) -> Address {
+        self.chain.address()
+    }
+
+    pub fn models(&self) -> Vec<Digest> {
+        self.executor.models()
+    }
+
+    /// Works until `stop` becomes true; then tasks under way get the time to drain. What is not done then goes on
+    /// after a restart.
+    pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        let keeper = tokio::spawn(self.clone().keep());
+        let mut poll = tokio::time::interval(self.pace.poll);
+        poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut reachable = true;
+        let mut deadline = None;
+        loop {
+            tokio::select! {
+                _ = poll.tick() => {}
+                _ = stop.wait_for(|stop| *stop), if deadline.is_none() => {
+                    deadline = Some(Instant::now() + self.pace.drain);
+                    tracing::info!(under_way = self.driven.lock().len(), "stopping: no new tasks");
+                }
+            }
+            if let Some(deadline) = deadline {
+                if self.driven.lock().is_empty() || Instant::now() >= deadline {
+                    break;
+                }
+            }
+            match self.chain.tasks_of(&self.address()).await {
+                Ok(tasks) => {
+                    if !reachable {
+                        tracing::info!("the node answers again");
+                    }
+                    reachable = true;
+                    for task in tasks {
+                        self.take(task, deadline.is_some());
+                    }
+                }
+                Err(error) => {
+                    if reachable {
+                        tracing::warn!(%error, "cannot ask for tasks; trying on");
+                    }
+                    reachable = false;
+                }
+            }
+        }
+        self.cancel.store(true, std::sync::atomic::Ordering::Relaxed);
+        keeper.abort();
+        // A generation notices within a token; its thread must not outlive the journal's lock.
+        let _ = tokio::time::timeout(Duration::from_secs(10), self.turn.acquire()).await;
+    }
+
+    /// Begins to drive a task, unless that is done already.
+    fn take(self: &Arc<Self>, task: Task, draining: bool) {
+        let due = match task.status() {
+            TaskStatus::Assigned => !draining,
+            TaskStatus::Accepted => true,
+            _ => false,
+        };
+        if !due || !self.driven.lock().insert(task.id) {
+            return;
+        }
+        let worker = self.clone();
+        tokio::spawn(async move {
+            let id = task.id;
+            if let Err(error) = worker.drive(task).await {
+                tracing::error!(
+                    task = id,
+                    error = format!("{error:#}"),
+                    "a step failed; it will be tried again"
+                );
+                Metrics::add(&worker.metrics.failed, 1);
+                tokio::time::sleep(worker.pace.retry).await;
+            }
+            worker.driven.lock().remove(&id);
+        });
+    }
+
+    /// Keeps an input that was checked against the task's digest; answers the tokens it has, or why it cannot be
+    /// read (then the task will be declined, for which the input is needed too).
+    pub(crate) fn take_input(&self, task: &Task, input: &[u8]) -> anyhow::Result<Result<u32, String>> {
+        let ask = task.request.clone().unwrap_or_default();
+        let id = request::digest(&ask.model_id).unwrap_or_default();
+        let counted = match self.executor.model(&id) {
+            Some(model) => request::prompt(&model, ask.input_kind(), input),
+            None => Err(format!("this worker has not loaded model {}", hex::encode(id))),
+        };
+        let digest = self.blobs.put(input)?;
+        self.journal.lock().input(task.id, request::message_digest(&ask), digest)?;
+        self.inputs.notify_waiters();
+        Ok(counted.map(|prompt| prompt.len() as u32))
+    }
+
+    /// The answer of a task of this worker, from the beginning; none if it is over and forgotten.
+    pub(crate) fn live(&self, task: &Task) -> anyhow::Result<Option<Arc<Live>>> {
+        let mut lives = self.lives.lock();
+        if let Some(live) = lives.get(&task.id) {
+            return Ok(Some(live.clone()));
+        }
+        let live = Arc::new(Live::default());
+        let state = self.journal.lock().get(task.id).cloned().unwrap_or_default();
+        if let (Some(receipt), Some(output)) = (&state.receipt, &state.output) {
+            // It was generated before a restart.
+            let receipt = Receipt::decode(&**receipt)?;
+            let model = request::digest(&receipt.model_id).and_then(|id| self.executor.model(&id));
+            let tokens = self.blobs.get(output)?.as_deref().and_then(request::token_ids);
+            let (Some(model), Some(tokens)) = (model, tokens) else {
+                return Ok(None);
+            };
+            let mut text = TextStream::default();
+            for token in tokens {
+                live.push(token, text.push(model.tokenizer(), token));
+            }
+            live.finish(text.finish(), receipt);
+        } else if !matches!(task.status(), TaskStatus::Assigned | TaskStatus::Accepted) {
+            return Ok(None);
+        }
+        lives.insert(task.id, live.clone());
+        Ok(Some(live))
+    }
+
+    /// A blob of a task that this worker keeps.
+    pub(crate) fn blob(&self, task: u64, digest: &Digest) -> std::io::Result<Option<Vec<u8>>> {
+        let known = self.journal.lock().get(task).is_some_and(|t| t.blobs().any(|b| b == *digest));
+        if !known {
+            return Ok(None);
+        }
+        self.blobs.get(digest)
+    }
+}

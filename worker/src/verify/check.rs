@@ -1,0 +1,158 @@
+//! The verdict on one receipt, and the test vector of a model: pure functions of what the chain and the blobs say.
+
+use std::sync::atomic::AtomicBool;
+
+use deepnode_proto::deepnode::audits::v1::Verdict;
+use deepnode_proto::deepnode::tasks::v1::Task;
+
+use crate::canon::commit::{beacon_layer, token_digest, Digest};
+use crate::canon::SamplingParams;
+use crate::engine::{Claim, Divergence, Engine, EngineError, Request, Stop};
+use crate::model::Model;
+use crate::request::{self, CANON};
+
+/// Token ids of a test vector.
+pub const VECTOR_INPUT: u32 = 32;
+/// Tokens that a test vector generates, at most.
+pub const VECTOR_OUTPUT: u32 = 8;
+
+/// What an auditor found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub verdict: Verdict,
+    /// The keyed layer digest D; of a test vector the trace root. Zero where nothing could be computed.
+    pub digest: Digest,
+    /// For the log: what differs, and where.
+    pub reason: String,
+}
+
+impl Finding {
+    pub fn unavailable(reason: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Unavailable, digest: [0; 32], reason: reason.into() }
+    }
+
+    fn wrong(digest: Digest, reason: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Wrong, digest, reason: reason.into() }
+    }
+}
+
+/// Recomputes a receipt. `input` and `output` are the blobs that the task's input digest and the receipt's result digest
+/// name. An error is the auditor's own: it says nothing about the receipt.
+pub fn check(
+    model: &Model,
+    engine: &Engine,
+    task: &Task,
+    input: &[u8],
+    output: &[u8],
+    beacon: &Digest,
+    cancel: &AtomicBool,
+) -> Result<Finding, EngineError> {
+    let wrong = |reason: String| Ok(Finding::wrong([0; 32], reason));
+    let (Some(ask), Some(receipt)) = (&task.request, &task.receipt) else {
+        return wrong("the task has no request or no receipt".into());
+    };
+    if receipt.canon != CANON || receipt.task_id != task.id {
+        return wrong(format!("it is of task {} and canon/{}", receipt.task_id, receipt.canon));
+    }
+    if receipt.model_id != ask.model_id || ask.model_id != model.id() {
+        return wrong(format!("it is of model {}", hex::encode(&receipt.model_id)));
+    }
+    if receipt.request_digest != request::message_digest(ask) {
+        return wrong(format!("its request digest is {}", hex::encode(&receipt.request_digest)));
+    }
+    let prompt = match request::prompt(model, ask.input_kind(), input) {
+        Ok(prompt) => prompt,
+        Err(reason) => return wrong(format!("the worker took an input that cannot be read: {reason}")),
+    };
+    if let Err(reason) = request::check_prompt(model, task, ask, &prompt) {
+        return wrong(format!("the worker took an input that it must decline: {reason}"));
+    }
+    if receipt.input_digest != token_digest(&prompt) || receipt.input_tokens as usize != prompt.len() {
+        return wrong(format!("the input is {} other tokens, or another number of them", prompt.len()));
+    }
+    let Some(tokens) = request::token_ids(output) else {
+        return wrong(format!("the output has {} bytes, which are no token ids", output.len()));
+    };
+    if receipt.result_digest != token_digest(&tokens) || receipt.output_tokens as usize != tokens.len() {
+        return wrong(format!("the output is {} other tokens, or another number of them", tokens.len()));
+    }
+    let (Some(finish), Some(trace_root)) =
+        (request::finish_from_proto(receipt.finish()), request::digest(&receipt.trace_root))
+    else {
+        return wrong("its finish or trace root is nothing known".into());
+    };
+    let params = match request::sampling(task) {
+        Ok(params) => params,
+        Err(reason) => return wrong(format!("it was sampled, and {reason}")),
+    };
+    let claim = Claim {
+        request: Request {
+            prompt: &prompt,
+            params: &params,
+            max_output: ask.max_output,
+            stop: request::stop(model, ask),
+        },
+        output: &tokens,
+        finish,
+        trace_root,
+        leaves: None,
+    };
+    let audit = match engine.audit(&claim, beacon, &request::message_digest(receipt), cancel) {
+        Ok(audit) => audit,
+        Err(error @ (EngineError::Invalid { .. } | EngineError::Param(_))) => {
+            return wrong(format!("the worker took a request that it must decline: {error}"))
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(match audit.divergence {
+        None => Finding { verdict: Verdict::Right, digest: audit.layer_digest, reason: "agrees".into() },
+        Some(differs) => Finding::wrong(audit.layer_digest, describe(&differs)),
+    })
+}
+
+fn describe(divergence: &Divergence) -> String {
+    match divergence {
+        Divergence::Token { step, claimed, canonical } => {
+            format!("output token {step} is {claimed}, must be {canonical}")
+        }
+        Divergence::Leaf { step } => format!("the trace differs at output token {step}"),
+        Divergence::Finish { step, claimed, canonical } => {
+            format!("after {step} tokens the end is {claimed:?}, must be {canonical:?}")
+        }
+        Divergence::Root { claimed, canonical } => {
+            format!("the trace root is {}, must be {}", hex::encode(claimed), hex::encode(canonical))
+        }
+    }
+}
+
+/// The ids of a model's test vector: BLAKE3(beacon, model id, j as u32 little-endian), as a little-endian integer, modulo
+/// the vocabulary.
+pub fn vector_input(beacon: &Digest, model: &Digest, vocab: u32) -> Vec<u32> {
+    (0..VECTOR_INPUT)
+        .map(|j| {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(beacon).update(model).update(&j.to_le_bytes());
+            beacon_layer(hasher.finalize().as_bytes(), vocab)
+        })
+        .collect()
+}
+
+/// Computes a model's test vector: greedy tokens after ids that nobody chose; the digest is their trace root.
+pub fn vector(
+    model: &Model,
+    engine: &Engine,
+    beacon: &Digest,
+    cancel: &AtomicBool,
+) -> Result<Finding, EngineError> {
+    let prompt = vector_input(beacon, &model.id(), model.arch().vocab);
+    let request = Request {
+        prompt: &prompt,
+        params: &SamplingParams::GREEDY,
+        max_output: VECTOR_OUTPUT,
+        stop: Stop::NONE,
+    };
+    let mut session = engine.session((VECTOR_INPUT + VECTOR_OUTPUT) as usize)?;
+    let generation = session.generate(&request, &mut |_| (), cancel)?;
+    let reason = format!("test vector of {} tokens", generation.tokens.len());
+    Ok(Finding { verdict: Verdict::Right, digest: generation.trace_root, reason })
+}
