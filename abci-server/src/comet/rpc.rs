@@ -60,10 +60,7 @@ impl Rpc {
 
     /// All validators at `height`, or at the latest.
     pub async fn validators(&self, height: Option<Height>) -> Result<Vec<validator::Info>> {
-        let height = match height {
-            Some(height) => height,
-            None => self.status().await?.sync_info.latest_block_height,
-        };
+        let height = self.or_latest(height).await?;
         Ok(self.check(self.http.validators(height, Paging::All).await)?.validators)
     }
 
@@ -100,21 +97,25 @@ impl Rpc {
         })
     }
 
-    pub async fn block_results(&self, height: Option<Height>) -> Result<endpoint::block_results::Response> {
-        let mut answer = self.check(match height {
-            Some(height) => self.http.block_results(height).await,
-            None => self.http.latest_block_results().await,
-        })?;
+    /// What the application answered for the block at `height`. A little later than the block itself.
+    pub async fn block_results(&self, height: Height) -> Result<endpoint::block_results::Response> {
+        let mut answer = self.check(self.http.block_results(height).await)?;
         decode_data(answer.txs_results.iter_mut().flatten())?;
         Ok(answer)
     }
 
+    /// The parameters in force at `height`, or at the latest.
     pub async fn consensus_params(&self, height: Option<Height>) -> Result<consensus::Params> {
-        let answer = match height {
-            Some(height) => self.http.consensus_params(height).await,
-            None => self.http.latest_consensus_params().await,
-        };
-        Ok(self.check(answer)?.consensus_params)
+        let height = self.or_latest(height).await?;
+        Ok(self.check(self.http.consensus_params(height).await)?.consensus_params)
+    }
+
+    /// CometBFT's own "latest" is for some answers a height that it has not written yet.
+    async fn or_latest(&self, height: Option<Height>) -> Result<Height> {
+        match height {
+            Some(height) => Ok(height),
+            None => Ok(self.status().await?.sync_info.latest_block_height),
+        }
     }
 
     /// For what has no method here.
