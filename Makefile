@@ -22,7 +22,10 @@ test-store-long: ## Kill -9 and power cuts against the database, some minutes
 
 ##### Benches
 
-.PHONY: bench-store
+.PHONY: bench-abci bench-store
+bench-abci: ## The ABCI socket beside tendermint-abci's server and a bare socket (a minute)
+	cd bench && $(CARGO) run --locked -p bench-abci
+
 bench-store: ## A durable block beside a Jellyfish Merkle tree in sled (minutes)
 	cd bench && $(CARGO) run --locked -p bench-store
 
