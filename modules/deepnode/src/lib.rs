@@ -11,3 +11,4 @@ pub mod params;
 pub mod powr;
 pub mod reputation;
 pub mod tasks;
+pub mod workers;

@@ -5,14 +5,13 @@ use serde::{Deserialize, Serialize};
 
 use super::math::{Evidence, Record};
 use super::params::{self, Params};
-use super::state::{CONVICTIONS, PARAMS, RECORDS};
+use super::state::{PARAMS, RECORDS};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Genesis {
     pub params: ParamsJson,
     pub records: Vec<RecordJson>,
-    pub convictions: Vec<ConvictionJson>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,27 +49,18 @@ pub struct RecordJson {
     pub epoch: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ConvictionJson {
-    #[serde(with = "json::text")]
-    pub subject: Address,
-    #[serde(with = "json::text")]
-    pub epoch: u64,
-}
-
 impl Genesis {
     /// No records, with these parameters.
     pub fn new(p: &Params) -> Result<Self> {
         let params = ParamsJson { kappa: params::kappa_units(p)?, half_life: p.half_life, ramp: p.ramp };
-        Ok(Genesis { params, records: Vec::new(), convictions: Vec::new() })
+        Ok(Genesis { params, records: Vec::new() })
     }
 }
 
 impl Default for Genesis {
     fn default() -> Self {
         let params = ParamsJson { kappa: 500, half_life: 720, ramp: 24 };
-        Genesis { params, records: Vec::new(), convictions: Vec::new() }
+        Genesis { params, records: Vec::new() }
     }
 }
 
@@ -89,7 +79,7 @@ pub(super) fn init(cx: &mut Ctx<'_>, genesis: Genesis) -> Result<()> {
         let record = Record { passes: r.passes, soft: r.soft, wrong: r.wrong, fresh, epoch: r.epoch };
         RECORDS.set(cx, &key, &record)?;
     }
-    genesis.convictions.iter().try_for_each(|c| CONVICTIONS.set(cx, &c.subject, &c.epoch))
+    Ok(())
 }
 
 pub(super) fn export(kv: &dyn KvRead) -> Result<Genesis> {
@@ -107,10 +97,6 @@ pub(super) fn export(kv: &dyn KvRead) -> Result<Genesis> {
             new_unavailable: r.fresh.unavailable,
             epoch: r.epoch,
         });
-    }
-    for entry in CONVICTIONS.iter(kv, Walk::FORWARD) {
-        let (subject, epoch) = entry?;
-        genesis.convictions.push(ConvictionJson { subject, epoch });
     }
     Ok(genesis)
 }

@@ -17,7 +17,7 @@ use crate::models::Class;
 use crate::params::MICRO;
 use math::Record;
 pub use params::Params;
-use state::{CONVICTIONS, FACTOR, PARAMS, RECORDS};
+use state::{FACTOR, PARAMS, RECORDS};
 
 /// The capability of validators as auditors.
 pub const DUTY: &str = "audit";
@@ -134,7 +134,6 @@ pub fn wrong(
     record.wrong = amount::add(record.wrong, weight)?;
     let after = record.score(&params)?;
     save(cx, subject, capability, &record)?;
-    CONVICTIONS.set(cx, subject, &beacon::epoch(cx)?.number)?;
     cx.emit(
         Event::new("reputation_wrong")
             .with("subject", subject)
@@ -143,14 +142,6 @@ pub fn wrong(
             .with("after", after),
     );
     Ok((before, after))
-}
-
-/// Whether the subject was convicted within the last half-life. Asked before [`wrong`], it tells a first conviction
-/// from one that costs the whole bond.
-pub fn convicted(kv: &(impl KvRead + ?Sized), subject: &Address) -> Result<bool> {
-    let Some(epoch) = CONVICTIONS.get(kv, subject)? else { return Ok(false) };
-    let passed = beacon::epoch(kv)?.number.saturating_sub(epoch);
-    Ok(passed <= PARAMS.load(kv)?.half_life)
 }
 
 /// Takes all that the subject has shown in a capability; its failures stay.

@@ -12,5 +12,3 @@ pub(super) const PARAMS: Item<ReputationParams> = Item::new(STORE, 0x01);
 pub(super) const FACTOR: Item<Dec> = Item::new(STORE, 0x02);
 /// By (subject, capability), as of the record's epoch.
 pub(super) const RECORDS: Map<(Address, String), Record> = Map::new(STORE, 0x11);
-/// Epoch of a subject's last conviction.
-pub(super) const CONVICTIONS: Map<Address, u64> = Map::new(STORE, 0x12);

@@ -76,13 +76,13 @@ fn evidence_counts_from_the_next_epoch_and_a_conviction_at_once() {
     chain.pass(1_000);
     assert_eq!(chain.r(), grown);
     let cap = class().capability();
-    assert!(!chain.0.query(|cx| convicted(cx.state, &WORKER)).unwrap());
     let (before, after) = chain.run(|cx| wrong(cx, &WORKER, &cap, 1, &class()));
     assert_eq!((before, after), (grown, chain.r()));
     assert!(after < Dec::percent(3), "one wrong outweighs fifty passes: {after}");
-    assert!(chain.0.query(|cx| convicted(cx.state, &WORKER)).unwrap());
-    (0..101).for_each(|_| chain.epoch());
-    assert!(!chain.0.query(|cx| convicted(cx.state, &WORKER)).unwrap(), "forgotten after a half-life");
+    chain.pass(5);
+    chain.run(|cx| forfeit(cx, &WORKER, &cap));
+    chain.epoch();
+    assert_eq!(chain.r(), Dec::ZERO, "nothing is left of what it had shown");
 }
 
 #[test]
