@@ -227,6 +227,7 @@ impl ParamsJson {
 pub(super) fn init(cx: &mut Ctx<'_>, genesis: Genesis) -> Result<()> {
     let params = genesis.params.read()?;
     params.check()?;
+    params.check_evidence(cx)?;
     PARAMS.set(cx, &params)?;
     STARTED.set(cx, &false)?;
     for v in genesis.validators {

@@ -153,6 +153,7 @@ fn update_params(cx: &mut Ctx<'_>, m: MsgUpdateParams) -> Result<MsgUpdateParams
     let params = m.params.as_ref().ok_or_else(|| errors::invalid_request("params is missing"))?;
     let params = Params::from_proto(params)?;
     params.check()?;
+    params.check_evidence(cx)?;
     PARAMS.set(cx, &params)?;
     Ok(MsgUpdateParamsResponse {})
 }

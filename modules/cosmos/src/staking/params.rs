@@ -5,6 +5,7 @@ use deepnode_core::{errors, Dec, KvRead, Result, UDN};
 use deepnode_proto::cosmos::staking::v1beta1 as proto;
 
 use super::state::PARAMS;
+use crate::consensus;
 
 /// Parameters of staking. The bond denom is always udn.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -61,6 +62,20 @@ impl Params {
             return Err(errors::invalid_request(format!(
                 "params.min_commission_rate is {}, allowed are 0 to 1",
                 self.min_commission_rate
+            )));
+        }
+        Ok(())
+    }
+
+    /// Refuses an unbonding time that evidence can outlive: stake must not leave before its faults are known.
+    pub(super) fn check_evidence(&self, kv: &(impl KvRead + ?Sized)) -> Result<()> {
+        // InitChain stores them before any module's genesis; a module on its own has none.
+        let Some(consensus) = consensus::state::PARAMS.get(kv)? else { return Ok(()) };
+        let least = consensus.evidence.max_age_seconds();
+        if self.unbonding_time < least {
+            return Err(errors::invalid_request(format!(
+                "params.unbonding_time is {}, at least evidence.max_age_duration {least} is allowed",
+                self.unbonding_time
             )));
         }
         Ok(())

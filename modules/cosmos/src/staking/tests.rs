@@ -88,6 +88,7 @@ impl Chain {
                     bank::mint_udn(cx, &user(n), 1_000_000 * DN)?;
                     bank::mint_udn(cx, &op(n), 1_000_000 * DN)?;
                 }
+                crate::consensus::init_chain(cx, 1, 1, &crate::consensus::Params::default())?;
                 StakingModule.init_genesis(cx, &serde_json::json!(genesis))?;
                 StakingModule.begin_block(cx)?;
                 Ok(cx.take_events())
@@ -554,6 +555,10 @@ fn parameters_change_by_governance_within_bounds() {
             "params.max_validators is 0, allowed are 1 to 500",
         ),
         (|p| p.max_entries = 0, "params.max_entries is 0"),
+        (
+            |p| p.unbonding_time.as_mut().unwrap().seconds = 172_799,
+            "params.unbonding_time is 172799, at least evidence.max_age_duration 172800 is allowed",
+        ),
         (|p| p.unbonding_time.as_mut().unwrap().seconds = 0, "params.unbonding_time is 0, allowed are 1 to"),
         (|p| p.bond_denom = "stake".into(), "params.bond_denom \"stake\" must be udn"),
         (|p| p.min_commission_rate = Dec::percent(101).to_wire(), "params.min_commission_rate is 1.01"),
