@@ -87,7 +87,7 @@ fn agree(model: RandomDecoder, threads: RangeInclusive<usize>, n: usize, splits:
     reference.logits(&forward.x_final[many_from..], &mut logits_of_many);
     for isa in Isa::available() {
         for threads in threads.clone() {
-            let cpu = Cpu::new(model.clone(), isa, threads).unwrap();
+            let cpu = Cpu::new(model.clone(), isa, threads).unwrap().with_all_threads();
             for pieces in splits {
                 let (f, r, l) = run(&cpu, &tokens, pieces);
                 let what = format!("{isa:?}, {threads} threads, split {pieces:?}");

@@ -70,7 +70,7 @@ fn product(k: &Kernels, w: &Tensor<'_>, range: Range<usize>, x: &[f32], y: &mut 
 }
 
 impl Pass<'_> {
-    /// Computes `token` at `position`.
+    /// Computes `token` at `position`, with as many threads as lanes.
     pub(super) fn decode(
         &self,
         pool: &mut Pool,
@@ -202,13 +202,20 @@ impl Pass<'_> {
     }
 }
 
-/// Logits of one row, each thread its own part of the vocabulary.
-pub(super) fn logits(k: &Kernels, pool: &mut Pool, head: &Tensor<'_>, x: &[f32], logits: &mut [f32]) {
+/// Logits of one row, each of `threads` threads its own part of the vocabulary.
+pub(super) fn logits(
+    k: &Kernels,
+    pool: &mut Pool,
+    threads: usize,
+    head: &Tensor<'_>,
+    x: &[f32],
+    logits: &mut [f32],
+) {
     let mut rest = logits;
     let mut jobs = Vec::new();
     let total = panel_count(head);
-    for index in 0..pool.threads() {
-        let range = total * index / pool.threads()..total * (index + 1) / pool.threads();
+    for index in 0..threads {
+        let range = total * index / threads..total * (index + 1) / threads;
         let len = rows(&range).len().min(rest.len());
         let out;
         (out, rest) = rest.split_at_mut(len);

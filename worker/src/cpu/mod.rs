@@ -5,6 +5,7 @@ mod cache;
 mod decode;
 mod isa;
 mod kernels;
+mod pace;
 mod pool;
 mod prefill;
 mod resident;
@@ -22,6 +23,7 @@ use cache::KvCache;
 use decode::Shared;
 pub use isa::Isa;
 use kernels::{Kernels, Scratch, Tile};
+use pace::Pace;
 pub use pool::assert_float_mode;
 use pool::{Pool, Worker};
 pub use resident::Resident;
@@ -44,6 +46,7 @@ struct State {
     pool: Pool,
     lanes: Vec<Lane>,
     shared: Shared,
+    pace: Pace,
 }
 
 /// Gains and biases widened to f32 and padded to whole panels.
@@ -176,9 +179,17 @@ impl<M: Decoder> Cpu<M> {
         let rope = RopeTable::new(arch.rope_base, arch.head_dim, arch.context);
         let pool = Pool::new(threads)?;
         let lanes = (0..pool.threads()).map(|_| Lane::default()).collect();
+        let pace = Pace::new(pool.threads());
         let shared = Shared::new(&Shape::new(arch));
-        let state = Mutex::new(State { pool, lanes, shared });
+        let state = Mutex::new(State { pool, lanes, shared, pace });
         Ok(Self { model, rope, gains, kernels: isa.kernels(), state })
+    }
+
+    /// Decodes with all threads even where fewer are faster at the moment.
+    pub fn with_all_threads(mut self) -> Self {
+        let state = self.state.get_mut();
+        state.pace = Pace::pinned(state.pool.threads());
+        self
     }
 }
 
@@ -197,10 +208,10 @@ impl<M: Decoder> Backend for Cpu<M> {
         let rows = x_final.len() / head.cols;
         assert!(x_final.len() == rows * head.cols && logits.len() == rows * head.rows);
         let mut state = self.state.lock();
-        let State { pool, lanes, .. } = &mut *state;
+        let State { pool, lanes, pace, .. } = &mut *state;
         let x: Vec<f32> = x_final.iter().map(|x| x.to_f32()).collect();
         if rows == 1 {
-            decode::logits(self.kernels, pool, &head, &x, logits);
+            decode::logits(self.kernels, pool, pace.threads(), &head, &x, logits);
         } else {
             prefill::logits(self.kernels, pool, lanes, &head, &x, logits);
         }
@@ -242,11 +253,11 @@ impl<M: Decoder> Sequence for CpuSequence<'_, M> {
             tap: tap.as_ref().map(|tap| tap.layer as usize),
         };
         let mut state = cpu.state.lock();
-        let State { pool, lanes, shared } = &mut *state;
+        let State { pool, lanes, shared, pace } = &mut *state;
         let mut result = Forward::default();
         for chunk in tokens.chunks(CHUNK) {
             let step = match chunk {
-                [token] => pass.decode(pool, lanes, shared, *token, self.len),
+                [token] => pace.time(|n| pass.decode(pool, &mut lanes[..n], shared, *token, self.len)),
                 _ => pass.prefill(pool, lanes, chunk, self.len),
             };
             if let Some(tap) = &mut tap {

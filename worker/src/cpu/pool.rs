@@ -31,12 +31,20 @@ pub struct Worker<'a> {
 
 type Job = dyn Fn(Worker<'_>) + Sync + 'static;
 
-struct Shared {
+/// What a round asks of the workers.
+#[derive(Clone, Copy)]
+struct Round {
+    number: usize,
+    /// Threads that take part, the caller's included.
     threads: usize,
-    /// Counts jobs; its change wakes the workers.
-    round: AtomicUsize,
-    /// The job of the current round, valid until `running` is 0.
-    job: Mutex<Option<&'static Job>>,
+    /// Valid until `running` is 0.
+    job: Option<&'static Job>,
+}
+
+struct Shared {
+    /// The latest round, and its number where a waiting worker can watch it.
+    round: Mutex<Round>,
+    number: AtomicUsize,
     /// Workers that have not finished the round.
     running: AtomicUsize,
     stop: AtomicBool,
@@ -65,9 +73,8 @@ impl Pool {
     pub fn new(threads: usize) -> std::io::Result<Self> {
         let threads = threads.max(1);
         let shared = Arc::new(Shared {
-            threads,
-            round: AtomicUsize::new(0),
-            job: Mutex::new(None),
+            round: Mutex::new(Round { number: 0, threads: 0, job: None }),
+            number: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             failed: AtomicBool::new(false),
@@ -86,25 +93,23 @@ impl Pool {
     }
 
     pub fn threads(&self) -> usize {
-        self.shared.threads
+        self.workers.len() + 1
     }
 
-    /// Runs `job` on every thread and returns when all are done. A panic in any of them comes out here.
-    pub fn run<'a>(&mut self, job: &'a (dyn Fn(Worker<'_>) + Sync + 'a)) {
+    /// Runs `job` on the first `threads` threads and returns when all are done. A panic in any of them comes out here.
+    pub fn run<'a>(&mut self, threads: usize, job: &'a (dyn Fn(Worker<'_>) + Sync + 'a)) {
+        assert!((1..=self.threads()).contains(&threads));
         assert_float_mode();
         let shared = &*self.shared;
         // SAFETY: the reference is used by workers only until `running` is 0, which this call waits for on every path.
         let job: &'static Job =
             unsafe { std::mem::transmute::<&'a (dyn Fn(Worker<'_>) + Sync + 'a), &'static Job>(job) };
-        if !self.workers.is_empty() {
-            *shared.job.lock() = Some(job);
-            shared.running.store(self.workers.len(), Ordering::Release);
-            shared.round.fetch_add(1, Ordering::Release);
-            for worker in &self.workers {
-                worker.thread().unpark();
-            }
+        if threads > 1 {
+            shared.running.store(threads - 1, Ordering::Release);
+            shared.post(threads, Some(job));
+            self.workers[..threads - 1].iter().for_each(|worker| worker.thread().unpark());
         }
-        shared.perform(job, 0);
+        shared.perform(job, 0, threads);
         wait(|| shared.running.load(Ordering::Acquire) == 0);
         if shared.failed.swap(false, Ordering::AcqRel) {
             shared.arrived.store(0, Ordering::Relaxed);
@@ -113,20 +118,17 @@ impl Pool {
         }
     }
 
-    /// Runs `job` on every thread, each with its own element of `parts`, one a thread.
+    /// Runs `job` on as many threads as there are `parts`, each with its own part.
     pub fn each<T: Send>(&mut self, parts: &mut [T], job: impl Fn(Worker<'_>, &mut T) + Sync) {
-        assert_eq!(parts.len(), self.threads());
         let cells: Vec<Mutex<&mut T>> = parts.iter_mut().map(Mutex::new).collect();
-        self.run(&|worker| {
-            job(worker, &mut cells[worker.index].lock());
-        });
+        self.run(cells.len(), &|worker| job(worker, &mut cells[worker.index].lock()));
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        self.shared.round.fetch_add(1, Ordering::Release);
+        self.shared.post(0, None);
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
             // A worker's panic was caught and has come out of `run`.
@@ -136,12 +138,19 @@ impl Drop for Pool {
 }
 
 impl Shared {
+    /// Begins a round.
+    fn post(&self, threads: usize, job: Option<&'static Job>) {
+        let mut round = self.round.lock();
+        *round = Round { number: round.number.wrapping_add(1), threads, job };
+        self.number.store(round.number, Ordering::Release);
+    }
+
     fn serve(&self, index: usize) {
         assert_float_mode();
         let mut seen = 0;
         loop {
             let mut spins = 0;
-            while self.round.load(Ordering::Acquire) == seen {
+            while self.number.load(Ordering::Acquire) == seen {
                 spins += 1;
                 if spins < IDLE_SPINS {
                     std::hint::spin_loop();
@@ -149,20 +158,20 @@ impl Shared {
                     thread::park();
                 }
             }
-            seen = self.round.load(Ordering::Acquire);
+            let Round { number, threads, job } = *self.round.lock();
+            seen = number;
             if self.stop.load(Ordering::Acquire) {
                 return;
             }
-            let job = *self.job.lock();
-            if let Some(job) = job {
-                self.perform(job, index);
+            if let Some(job) = job.filter(|_| index < threads) {
+                self.perform(job, index, threads);
+                self.running.fetch_sub(1, Ordering::Release);
             }
-            self.running.fetch_sub(1, Ordering::Release);
         }
     }
 
-    fn perform(&self, job: &Job, index: usize) {
-        let worker = Worker { index, of: self.threads, shared: self };
+    fn perform(&self, job: &Job, index: usize, threads: usize) {
+        let worker = Worker { index, of: threads, shared: self };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(worker))) {
             self.panic.lock().get_or_insert(panic);
             self.failed.store(true, Ordering::Release);
@@ -230,11 +239,14 @@ mod tests {
     fn threads_meet_at_the_barrier() {
         let mut pool = Pool::new(3).unwrap();
         let count = AtomicUsize::new(0);
-        for round in 1..=200 {
-            pool.run(&|worker| {
+        let mut expected = 0;
+        for round in 0..300 {
+            let threads = round % 3 + 1;
+            expected += threads;
+            pool.run(threads, &|worker| {
                 count.fetch_add(1, Ordering::SeqCst);
                 worker.barrier();
-                assert_eq!(count.load(Ordering::SeqCst), round * 3);
+                assert_eq!(count.load(Ordering::SeqCst), expected);
                 worker.barrier();
             });
         }
@@ -253,7 +265,7 @@ mod tests {
         let mut pool = Pool::new(2).unwrap();
         for thread in 0..2 {
             let panicked = catch_unwind(AssertUnwindSafe(|| {
-                pool.run(&|worker| {
+                pool.run(2, &|worker| {
                     assert_ne!(worker.index, thread, "as the test wants");
                     worker.barrier();
                 })
@@ -261,7 +273,7 @@ mod tests {
             assert!(panicked.is_err());
         }
         let met = AtomicUsize::new(0);
-        pool.run(&|worker| {
+        pool.run(2, &|worker| {
             worker.barrier();
             met.fetch_add(1, Ordering::SeqCst);
         });
