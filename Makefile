@@ -20,14 +20,14 @@ test: cometbft model ## All tests
 test-store-long: ## Kill -9 and power cuts against the database, some minutes
 	STORE_CRASH_ROUNDS=200 STORE_CRASH_POINTS=500 STORE_CRASH_SEED=$$$$ $(CARGO) test -p deepnode-store --test crash --locked
 
-##### Benches
+##### Benches (not --locked: their lock follows what the node's crates depend on)
 
 .PHONY: bench-abci bench-store
 bench-abci: ## The ABCI socket beside tendermint-abci's server and a bare socket (a minute)
-	cd bench && $(CARGO) run --locked -p bench-abci
+	cd bench && $(CARGO) run -p bench-abci
 
 bench-store: ## A durable block beside a Jellyfish Merkle tree in sled (minutes)
-	cd bench && $(CARGO) run --locked -p bench-store
+	cd bench && $(CARGO) run -p bench-store
 
 ##### What the tests and the network need
 

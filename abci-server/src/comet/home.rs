@@ -130,7 +130,7 @@ impl Config {
 }
 
 impl Home {
-    /// Opens `dir`, after `cometbft init` where there is no configuration yet. Keys and genesis that exist are kept.
+    /// Runs `cometbft init`, which writes configuration, keys and genesis where they are missing, and opens `dir`.
     pub fn init(binary: &Binary, dir: impl Into<PathBuf>) -> Result<Self, HomeError> {
         let dir = dir.into();
         let out = Command::new(binary.path())
