@@ -86,22 +86,49 @@ pub fn consensus_power(power: u64) -> u64 {
     power.max(1)
 }
 
+/// What a seat gets, and the bounds that it was kept within.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allotment {
+    /// What its stake carries.
+    pub collateral: u64,
+    /// The most that one validator may have.
+    pub cap: u64,
+    /// The bounds that follow from both, from drift and from signing.
+    pub low: u64,
+    pub high: u64,
+    pub power: u64,
+}
+
 /// The powers of all seats (in address order), proportional to their shares within bounds. They sum to [`TOTAL`].
 ///
 /// The collateral bound never gives way. When the others leave no room for the whole, they do, in this order: the
 /// cap for who is above it already; the rule that who did not sign gains nothing; the drift bound.
-pub fn powers(seats: &[Seat], base: u128, params: &PowerParams) -> Result<Vec<u64>, MathError> {
+pub fn allot(seats: &[Seat], base: u128, params: &PowerParams) -> Result<Vec<Allotment>, MathError> {
     if seats.is_empty() || seats.len() as u64 > TOTAL {
         return Err(MathError::Validators { found: seats.len(), max: TOTAL });
     }
-    let bounds = bounds(seats, base, params)?;
+    let collateral = seats
+        .iter()
+        .map(|seat| collateral(seat.stake, base, params.leverage))
+        .collect::<Result<Vec<_>, MathError>>()?;
+    let cap = feasible_cap(&collateral)?;
+    let bounds = bounds(seats, &collateral, cap, params)?;
     let shares: Vec<u128> = seats.iter().map(|seat| seat.share).collect();
     let all = sum(&shares)?;
     let weights = shares
         .iter()
         .map(|share| Ok(amount::mul_div(*share, WEIGHT_ONE, all)?.max(1)))
         .collect::<Result<Vec<_>, NumError>>()?;
-    fill(&weights, &bounds)
+    let powers = fill(&weights, &bounds)?;
+    let each = collateral.into_iter().zip(bounds).zip(powers);
+    Ok(each
+        .map(|((collateral, Bounds { low, high }), power)| Allotment { collateral, cap, low, high, power })
+        .collect())
+}
+
+/// The powers alone: see [`allot`].
+pub fn powers(seats: &[Seat], base: u128, params: &PowerParams) -> Result<Vec<u64>, MathError> {
+    Ok(allot(seats, base, params)?.into_iter().map(|allotment| allotment.power).collect())
 }
 
 /// What one may have at least and at most.
@@ -112,12 +139,12 @@ struct Bounds {
 }
 
 /// The bounds of every seat; their highs sum to at least TOTAL, their lows to at most that.
-fn bounds(seats: &[Seat], base: u128, params: &PowerParams) -> Result<Vec<Bounds>, MathError> {
-    let collateral = seats
-        .iter()
-        .map(|seat| collateral(seat.stake, base, params.leverage))
-        .collect::<Result<Vec<_>, MathError>>()?;
-    let cap = feasible_cap(&collateral)?;
+fn bounds(
+    seats: &[Seat],
+    collateral: &[u64],
+    cap: u64,
+    params: &PowerParams,
+) -> Result<Vec<Bounds>, MathError> {
     let old = sum_u64(&seats.iter().map(|seat| seat.old).collect::<Vec<_>>())?;
     let within_cap = |at: usize| collateral.get(at).copied().unwrap_or(0).min(cap);
     if old == 0 {
