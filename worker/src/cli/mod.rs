@@ -39,7 +39,7 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Writes worker.toml and makes the key
-    Init(init::Init),
+    Init(Box<init::Init>),
     /// Imports models, lists them
     #[command(subcommand)]
     Models(models::Models),

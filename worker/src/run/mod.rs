@@ -12,7 +12,7 @@ pub use executor::{Engines, Executor};
 pub use register::Registration;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -151,7 +151,7 @@ impl Worker {
                 }
             }
         }
-        self.cancel.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.cancel.store(true, Ordering::Relaxed);
         keeper.abort();
         // A generation notices within a token; its thread must not outlive the journal's lock.
         let _ = tokio::time::timeout(Duration::from_secs(10), self.turn.acquire()).await;
@@ -171,6 +171,9 @@ impl Worker {
         tokio::spawn(async move {
             let id = task.id;
             if let Err(error) = worker.drive(task).await {
+                if worker.cancelled() {
+                    return;
+                }
                 tracing::error!(
                     task = id,
                     error = format!("{error:#}"),

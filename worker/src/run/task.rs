@@ -76,6 +76,7 @@ impl Worker {
                 return Ok(Some(input));
             }
             let _ = tokio::time::timeout(self.pace.poll, came).await;
+            self.check_cancelled()?;
             if looked.elapsed() >= self.pace.retry {
                 if self.still_ours(task.id).await?.is_none() {
                     return Ok(None);
@@ -138,6 +139,7 @@ impl Worker {
         while let Some(waiting) = task.as_ref().filter(|t| request::waits_for_seed(t)) {
             let id = waiting.id;
             tokio::time::sleep(self.pace.poll).await;
+            self.check_cancelled()?;
             task = self.still_ours(id).await?;
         }
         Ok(task)
@@ -247,6 +249,12 @@ impl Worker {
         if let Some(live) = self.lives.lock().remove(&id).filter(|live| !live.ended()) {
             live.fail(reason);
         }
+    }
+
+    /// What is left is for the next process.
+    fn check_cancelled(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(!self.cancelled(), "the worker stops");
+        Ok(())
     }
 
     /// Whether the process is on its way out.

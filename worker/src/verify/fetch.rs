@@ -46,20 +46,20 @@ impl Fetcher {
             Some(blob) => blob,
             None => {
                 let max = deepnode_client::serving::MAX_INPUT;
-                self.from_worker(chain, task, &input, max).await.map_err(|e| format!("input: {e}"))?
+                self.ask_worker(chain, task, &input, max).await.map_err(|e| format!("input: {e}"))?
             }
         };
         let output = match here(&audit.shown_output, &output) {
             Some(blob) => blob,
             None => {
-                let blob = self.from_worker(chain, task, &output, output_len).await;
+                let blob = self.ask_worker(chain, task, &output, output_len).await;
                 blob.map_err(|e| format!("output: {e}"))?
             }
         };
         Ok(Evidence { input, output })
     }
 
-    async fn from_worker(
+    async fn ask_worker(
         &self,
         chain: &dyn Chain,
         task: &Task,
