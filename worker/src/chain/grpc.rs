@@ -21,7 +21,7 @@ use tonic::{Code, Response, Status};
 use super::{Chain, Head, Order, Result};
 use crate::canon::Digest;
 
-/// Most open tasks or audits that are asked for at once; the rest come when these are done.
+/// Most open tasks or audits that are asked for at once, the newest: older ones are under way, or wait for the chain.
 const PAGE: u64 = 200;
 /// How long to wait for a transaction's block.
 const WAIT: Duration = Duration::from_secs(20);
@@ -59,7 +59,7 @@ fn found<T>(what: &'static str, result: std::result::Result<Response<T>, Status>
 }
 
 fn page() -> Option<PageRequest> {
-    Some(PageRequest { limit: PAGE, ..Default::default() })
+    Some(PageRequest { limit: PAGE, reverse: true, ..Default::default() })
 }
 
 #[tonic::async_trait]

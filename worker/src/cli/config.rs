@@ -60,7 +60,7 @@ pub struct WorkerConfig {
     pub validator: String,
     /// udn that are bonded when the worker registers.
     pub bond: u64,
-    /// Where users and auditors reach this worker, host:port.
+    /// Where users and auditors reach this worker, http://host:port.
     pub endpoint: String,
     /// Where the service listens.
     pub listen: SocketAddr,
@@ -78,7 +78,7 @@ impl Default for WorkerConfig {
         Self {
             validator: String::new(),
             bond: 100_000_000,
-            endpoint: "127.0.0.1:7070".into(),
+            endpoint: "http://127.0.0.1:7070".into(),
             listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
             metrics: "127.0.0.1:7071".into(),
             declared: 0,
@@ -187,6 +187,9 @@ impl Config {
         if !self.worker.validator.is_empty() {
             Address::parse_operator(&self.worker.validator).context("worker.validator")?;
         }
+        if !self.worker.endpoint.starts_with("http://") {
+            bail!("worker.endpoint is {:?}, must be as http://host:port", self.worker.endpoint);
+        }
         self.worker.metrics()?;
         self.models.iter().try_for_each(|id| model_id(id).map(|_| ()))
     }
@@ -250,6 +253,7 @@ mod tests {
         assert_eq!(refused(&|c| c.nice = 20), "nice is 20, must be 0 to 19");
         assert!(refused(&|c| c.worker.metrics = "0.0.0.0:1".into()).contains("must be on loopback"));
         assert!(refused(&|c| c.worker.validator = "dn1x".into()).starts_with("worker.validator"));
+        assert!(refused(&|c| c.worker.endpoint = "h:1".into()).ends_with("must be as http://host:port"));
         assert!(refused(&|c| c.models = vec!["12".into()]).contains("\"12\" is not a model id"));
         assert!(toml::from_str::<Config>("chain_id = \"a\"\nnode = \"b\"\nkey = \"c\"\nnise = 3\n").is_err());
     }

@@ -61,7 +61,10 @@ impl Init {
             worker: WorkerConfig {
                 validator: self.validator,
                 bond: self.bond,
-                endpoint: self.endpoint,
+                endpoint: match self.endpoint.contains("://") {
+                    true => self.endpoint,
+                    false => format!("http://{}", self.endpoint),
+                },
                 listen: self.listen,
                 metrics: self.metrics,
                 ..Default::default()

@@ -34,7 +34,7 @@ impl Worker {
     }
 
     /// One round over registration and old tasks, from the task after `next` on.
-    async fn round(&self, next: &mut u64) -> anyhow::Result<()> {
+    async fn round(self: &Arc<Self>, next: &mut u64) -> anyhow::Result<()> {
         let head = self.chain.head().await?;
         let registered = self.keep_registered(head).await;
         let retention = self.chain.retention().await?;
@@ -56,7 +56,13 @@ impl Worker {
     }
 
     /// Looks after a task that is not being driven.
-    async fn look_after(&self, id: u64, state: &TaskState, head: Head, retention: u64) -> anyhow::Result<()> {
+    async fn look_after(
+        self: &Arc<Self>,
+        id: u64,
+        state: &TaskState,
+        head: Head,
+        retention: u64,
+    ) -> anyhow::Result<()> {
         if let Some(height) = state.final_height {
             if head.height > height.saturating_add(retention) {
                 self.lives.lock().remove(&id);
@@ -70,7 +76,9 @@ impl Worker {
         let ours = |t: &Task| t.worker == self.address().to_string();
         match task.filter(ours) {
             Some(task) => match task.status() {
-                TaskStatus::Assigned | TaskStatus::Accepted => {}
+                TaskStatus::Assigned => {}
+                // Beyond what the loop asks for at once, as after a restart.
+                TaskStatus::Accepted => self.take(task, false),
                 TaskStatus::Submitted => {
                     self.journal.lock().submitted(id)?;
                     if task.drawn {

@@ -19,7 +19,7 @@ pub struct Registration {
     pub bond: u128,
     /// Operator address of the validator to back.
     pub validator: String,
-    /// Where others reach the service, host:port.
+    /// Where others reach the service, http://host:port.
     pub endpoint: String,
     pub hardware: String,
     /// Free capacity, CU a block; 0 stands for the speed that the class of its largest model asks for.
@@ -89,7 +89,9 @@ impl Worker {
                 }
             }
         }
-        let declared = if self.registration.declared == 0 { speed } else { self.registration.declared };
+        // The chain takes no 0, and there is nothing to go by before the first model is registered.
+        let declared =
+            if self.registration.declared == 0 { speed.max(1) } else { self.registration.declared };
         Ok((active, declared))
     }
 }

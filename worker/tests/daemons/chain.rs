@@ -167,6 +167,7 @@ impl State {
     fn deliver(&mut self, any: &Any, signer: &SigningKey) -> Result<()> {
         let me = signer.address().to_string();
         if let Ok(m) = any.unpack::<MsgRegisterWorker>() {
+            assert!(m.endpoint.starts_with("http://") && m.declared > 0);
             let worker = Worker {
                 address: m.worker.clone(),
                 bond: m.bond.unwrap().amount,

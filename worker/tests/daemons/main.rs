@@ -127,11 +127,11 @@ impl Running {
     /// `reachable`: whether the chain knows where the service really is.
     async fn start(chain: &FakeChain, home: &Path, executor: impl Executor, reachable: bool) -> Self {
         let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
-        let endpoint = listener.local_addr().unwrap().to_string();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let registration = Registration {
             bond: 100,
             validator: key(9).address().to_operator(),
-            endpoint: if reachable { endpoint.clone() } else { "127.0.0.1:1".into() },
+            endpoint: if reachable { endpoint.clone() } else { "http://127.0.0.1:1".into() },
             hardware: "test".into(),
             declared: 0,
         };
