@@ -7,6 +7,20 @@ CARGO ?= cargo
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+##### The network on this machine
+
+PROGRAMS := -p deepnode-abci-server -p deepnode-worker -p deepnode-localnet --bins
+
+.PHONY: localnet demo programs
+localnet: programs ## 4 validators and 3 workers, one real question, a tour; runs until Ctrl-C
+	target/debug/deepnode-localnet
+
+demo: programs ## The same, and ends with exit code 0 or 1
+	target/debug/deepnode-localnet --demo
+
+programs: cometbft model
+	$(CARGO) build --locked $(PROGRAMS)
+
 ##### Checks
 
 .PHONY: lint test test-store-long
@@ -22,9 +36,14 @@ test-store-long: ## Kill -9 and power cuts against the database, some minutes
 
 ##### Benches (not --locked: their lock follows what the node's crates depend on)
 
-.PHONY: bench-abci bench-store
+.PHONY: bench bench-abci bench-engine bench-store
+bench: bench-abci bench-store bench-engine ## All benches, each beside its peer where it has one
+
 bench-abci: ## The ABCI socket beside tendermint-abci's server and a bare socket (a minute)
 	cd bench && $(CARGO) run -p bench-abci
+
+bench-engine: model ## Prefill and decode tokens/s of the real model
+	$(CARGO) run --locked -p deepnode-worker --example engine-bench
 
 bench-store: ## A durable block beside a Jellyfish Merkle tree in sled (minutes)
 	cd bench && $(CARGO) run -p bench-store

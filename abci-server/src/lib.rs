@@ -4,4 +4,8 @@
 //! - [`comet`] finds, configures, supervises and asks the CometBFT process beside us.
 
 pub mod abci;
+pub mod application;
+pub mod cli;
 pub mod comet;
+pub mod json;
+pub mod node;

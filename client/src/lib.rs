@@ -1,5 +1,6 @@
 //! For programs that talk to the chain: a keyring on disk, and a client that signs, sends and waits.
 
+pub mod ask;
 mod client;
 mod error;
 mod gas;

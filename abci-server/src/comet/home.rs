@@ -188,6 +188,15 @@ impl Home {
         }
     }
 
+    /// The node's name among its peers.
+    pub fn moniker(&self) -> Result<String, HomeError> {
+        let document = self.document()?;
+        let moniker = document.get("moniker").and_then(|m| m.as_str());
+        moniker
+            .map(str::to_owned)
+            .ok_or_else(|| HomeError::NoSuchSetting { path: self.config_path(), key: "moniker".into() })
+    }
+
     /// What peers know the node by: `node_id@host:port`.
     pub fn node_id(&self) -> Result<node::Id, HomeError> {
         Ok(self.json::<NodeKey>("config/node_key.json")?.node_id())

@@ -81,3 +81,8 @@ impl From<crate::NumError> for Error {
         invalid_request(e)
     }
 }
+
+/// What the transaction's own crate refuses, with its code.
+pub fn refused(e: deepnode_tx::TxError) -> Error {
+    tx(deepnode_tx::error::CODESPACE, e.code(), e.to_string())
+}

@@ -1,0 +1,178 @@
+//! Queries at a kept height, with or without proofs.
+
+use deepnode_core::query::{Code, QueryCtx, Status};
+use deepnode_core::{QueryResult, Result};
+use deepnode_proto::cosmos::base::abci::v1beta1::{GasInfo, Result as ProtoResult, SimulationResponse};
+use deepnode_proto::tendermint_proto::v0_38::abci::{RequestQuery, ResponseQuery};
+use deepnode_proto::tendermint_proto::v0_38::crypto::{ProofOp, ProofOps};
+use deepnode_store::db::{DbError, Snapshot};
+use deepnode_store::Overlay;
+use prost::Message;
+
+use crate::{wire, App};
+
+/// The codespace of queries' errors.
+pub const SDK_CODESPACE: &str = "sdk";
+
+/// A query's refusal as ABCI has it.
+struct Refusal {
+    code: u32,
+    log: String,
+}
+
+impl Refusal {
+    fn invalid(log: impl std::fmt::Display) -> Self {
+        Refusal { code: 18, log: format!("{log}: invalid request") }
+    }
+}
+
+impl From<Status> for Refusal {
+    fn from(status: Status) -> Self {
+        let (code, root) = match status.code {
+            Code::NotFound => (22, "key not found"),
+            Code::InvalidArgument | Code::FailedPrecondition => (18, "invalid request"),
+            Code::OutOfRange => (26, "invalid height"),
+            _ => (6, "unknown request"),
+        };
+        Refusal { code, log: format!("{status}: {root}") }
+    }
+}
+
+impl From<DbError> for Refusal {
+    fn from(e: DbError) -> Self {
+        match e {
+            DbError::NotKept { height, latest, .. } if height > latest => Refusal {
+                code: 26,
+                log: format!("cannot query height {height}, the latest is {latest}: invalid height"),
+            },
+            DbError::NotKept { .. } => Refusal { code: 38, log: format!("{e}: not found") },
+            _ => Refusal { code: 18, log: format!("{e}: invalid request") },
+        }
+    }
+}
+
+impl App {
+    /// Answers a gRPC method at `height`, or at the latest if that is 0, and says at which.
+    pub fn query(&self, path: &str, height: u64, request: &[u8]) -> QueryResult<(u64, Vec<u8>)> {
+        let state = self.state_at(height).map_err(|refusal| match refusal.code {
+            26 => Status::new(Code::OutOfRange, refusal.log),
+            38 => Status::not_found(refusal.log),
+            _ => Status::invalid(refusal.log),
+        })?;
+        let block = if state.height() == 0 { self.committed_block() } else { self.block_of(&state) }?;
+        let genesis = if state.height() == 0 { self.genesis_changes() } else { Default::default() };
+        let overlay = Overlay::new(&state, genesis);
+        let answer =
+            self.shared.modules.queries.run(path, QueryCtx { state: &overlay, block: &block }, request)?;
+        Ok((block.height, answer))
+    }
+
+    /// The state at a kept height, or the latest for 0.
+    fn state_at(&self, height: u64) -> std::result::Result<Snapshot, Refusal> {
+        match height {
+            0 => Ok(self.shared.db.latest()),
+            height => Ok(self.shared.db.at(height)?),
+        }
+    }
+
+    /// ABCI's Query: `/store/{name}/key`, `/app/version`, `/app/simulate`, or a gRPC method.
+    pub fn abci_query(&self, request: &RequestQuery) -> ResponseQuery {
+        let height = u64::try_from(request.height);
+        let answer = match height {
+            Ok(height) => self.route(request, height),
+            Err(_) => Err(Refusal::invalid(format!("height {} is negative", request.height))),
+        };
+        answer.unwrap_or_else(|refusal| ResponseQuery {
+            code: refusal.code,
+            log: refusal.log,
+            codespace: SDK_CODESPACE.into(),
+            height: i64::try_from(self.height()).unwrap_or(i64::MAX),
+            ..ResponseQuery::default()
+        })
+    }
+
+    fn route(&self, request: &RequestQuery, height: u64) -> std::result::Result<ResponseQuery, Refusal> {
+        let parts: Vec<_> = request.path.split('/').skip(1).collect();
+        match parts.as_slice() {
+            ["store", store, "key"] => self.store_query(store, request, height),
+            ["app", "version"] => Ok(self.answer(self.height(), env!("CARGO_PKG_VERSION").into())),
+            ["app", "simulate"] => {
+                Ok(self.answer(self.height(), self.simulation(&request.data)?.encode_to_vec()))
+            }
+            ["p2p", "filter", ..] => Ok(self.answer(self.height(), Vec::new())),
+            _ if request.prove => {
+                Err(Refusal::invalid(format!("{}: proofs exist of /store/... only", request.path)))
+            }
+            _ => {
+                let (height, value) = self.query(&request.path, height, &request.data)?;
+                Ok(self.answer(height, value))
+            }
+        }
+    }
+
+    fn answer(&self, height: u64, value: Vec<u8>) -> ResponseQuery {
+        ResponseQuery {
+            height: i64::try_from(height).unwrap_or(i64::MAX),
+            value: value.into(),
+            ..ResponseQuery::default()
+        }
+    }
+
+    fn store_query(
+        &self,
+        store: &str,
+        request: &RequestQuery,
+        height: u64,
+    ) -> std::result::Result<ResponseQuery, Refusal> {
+        let Some(store) = crate::STORES.into_iter().find(|name| *name == store) else {
+            return Err(Refusal { code: 6, log: format!("no such store: {store}: unknown request") });
+        };
+        let state = self.state_at(height)?;
+        if !request.prove {
+            let value = deepnode_store::KvRead::get(&state, store, &request.data)
+                .map_err(|e| Refusal::invalid(e.to_string()))?;
+            let mut answer = self.answer(state.height(), value.unwrap_or_default());
+            answer.key = request.data.clone();
+            return Ok(answer);
+        }
+        if state.height() <= 1 {
+            return Err(Refusal::invalid(
+                "cannot query with proof when height <= 1; please provide a valid height",
+            ));
+        }
+        let (value, proof) = state.prove(store, &request.data)?;
+        let op = |kind: &str, key: Vec<u8>, data: Vec<u8>| ProofOp { r#type: kind.into(), key, data };
+        let mut answer = self.answer(state.height(), value.unwrap_or_default());
+        answer.key = request.data.clone();
+        answer.proof_ops = Some(ProofOps {
+            ops: vec![
+                op("ics23:iavl", request.data.to_vec(), proof.store.encode_to_vec()),
+                op("ics23:simple", store.into(), proof.root.encode_to_vec()),
+            ],
+        });
+        Ok(answer)
+    }
+
+    /// What a transaction would do and cost, as `cosmos.tx.v1beta1.Service/Simulate` answers it.
+    pub fn simulation(&self, tx: &[u8]) -> QueryResult<SimulationResponse> {
+        let result = self.simulate(tx)?;
+        if result.code != 0 {
+            let text = format!("{} with gas used: '{}'", result.log, result.gas_used);
+            return Err(Status::new(Code::Unknown, text));
+        }
+        let response = deepnode_proto::cosmos::base::abci::v1beta1::Result {
+            events: result.events.iter().map(wire::event).collect(),
+            msg_responses: wire::msg_responses(&result.data),
+            ..ProtoResult::default()
+        };
+        Ok(SimulationResponse {
+            gas_info: Some(GasInfo { gas_wanted: result.gas_wanted, gas_used: result.gas_used }),
+            result: Some(response),
+        })
+    }
+
+    /// Times and heights of the committed state, for programs around the application.
+    pub fn latest_block(&self) -> Result<deepnode_core::BlockInfo> {
+        self.committed_block()
+    }
+}

@@ -1,0 +1,110 @@
+//! Child processes: started with a log file, watched, and always stopped.
+
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context, Result};
+
+/// How long a child may take to end after SIGTERM.
+const GRACE: Duration = Duration::from_secs(15);
+
+/// A child process with its log.
+pub struct Process {
+    pub name: String,
+    pub log: PathBuf,
+    program: PathBuf,
+    args: Vec<String>,
+    nice: i32,
+    child: Option<Child>,
+}
+
+impl Process {
+    /// Describes a child; nothing runs yet. Its output goes to `log`. `nice` lowers its priority.
+    pub fn new(name: &str, program: &Path, args: Vec<String>, log: PathBuf, nice: i32) -> Self {
+        Process { name: name.into(), log, program: program.into(), args, nice, child: None }
+    }
+
+    /// Starts it. It dies with this process.
+    pub fn start(&mut self) -> Result<()> {
+        let log = File::options().create(true).append(true).open(&self.log);
+        let log = log.with_context(|| format!("cannot write {}", self.log.display()))?;
+        let mut command = Command::new(&self.program);
+        command.args(&self.args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let nice = self.nice;
+        // SAFETY: prctl, setpgid and nice are async-signal-safe, and touch only the new process.
+        unsafe {
+            command.pre_exec(move || {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+                // Of its own group, so that a Ctrl-C in the terminal reaches only us and children end in order.
+                libc::setpgid(0, 0);
+                if nice != 0 {
+                    libc::nice(nice);
+                }
+                Ok(())
+            });
+        }
+        let child = command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// The process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Fails if it has ended, with the path and the last lines of its log.
+    pub fn check(&mut self) -> Result<()> {
+        let Some(child) = &mut self.child else { return Ok(()) };
+        if let Some(status) = child.try_wait()? {
+            self.child = None;
+            bail!("{} ended with {status}; its log is {}\n{}", self.name, self.log.display(), self.tail());
+        }
+        Ok(())
+    }
+
+    /// The last lines of the log.
+    pub fn tail(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<_> = text.lines().rev().take(6).collect();
+        lines.into_iter().rev().map(|l| format!("    {l}\n")).collect()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) {
+        if let Some(pid) = self.pid() {
+            // SAFETY: the child is ours and not reaped, so its pid is not another process'.
+            unsafe { libc::kill(pid as i32, signal) };
+        }
+    }
+
+    /// Kills it at once and reaps it.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Waits for its end after a SIGTERM, and kills it if that takes too long.
+    pub fn wait(&mut self) {
+        let begin = Instant::now();
+        while let Some(child) = &mut self.child {
+            match child.try_wait() {
+                Ok(None) if begin.elapsed() < GRACE => std::thread::sleep(Duration::from_millis(50)),
+                Ok(None) => self.kill(),
+                _ => self.child = None,
+            }
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.signal(libc::SIGTERM);
+        self.wait();
+    }
+}
