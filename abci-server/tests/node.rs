@@ -121,7 +121,7 @@ impl Node {
 
     async fn rest(&self, path: &str) -> (u16, Value) {
         let answer = reqwest::get(format!("http://127.0.0.1:{}{path}", self.rest)).await.unwrap();
-        (answer.status().as_u16(), answer.json().await.unwrap())
+        (answer.status().as_u16(), serde_json::from_str(&answer.text().await.unwrap()).unwrap())
     }
 }
 

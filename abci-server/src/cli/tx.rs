@@ -84,7 +84,7 @@ impl TxArgs {
                 message["@type"] = spec.target.into();
                 (*from, message)
             }
-            [rest @ ..] => {
+            rest => {
                 commands::find(commands::TXS, rest.first().copied(), rest.get(1).copied())?;
                 bail!("who sends it? Name a key after the command");
             }

@@ -141,8 +141,7 @@ async fn get_tx(node: &Node, request: &[u8]) -> Result<tx_v1::GetTxResponse> {
         e => e.into(),
     })?;
     let time = block_time(node, found.height).await?;
-    let (tx, response) =
-        tx_response(&found.hash.as_bytes().to_vec(), found.height, &found.tx_result, &found.tx, time)?;
+    let (tx, response) = tx_response(found.hash.as_bytes(), found.height, &found.tx_result, &found.tx, time)?;
     Ok(tx_v1::GetTxResponse { tx: Some(tx), tx_response: Some(response) })
 }
 
