@@ -163,6 +163,11 @@ impl Network {
         let mut state = deepnode_app::default_genesis();
         merge(&mut state, parameters())?;
         state["models"]["models"] = json!([model]);
+        for class in state["models"]["classes"].as_array_mut().context("genesis has no classes")? {
+            let numbers =
+                json!({ "speed": "2000", "cu_ref": "10000", "ref_price": "14000.0", "price": "14000.0" });
+            merge(class, numbers)?;
+        }
         genesis["app_state"] = state;
         for (validator, home) in self.validators.iter().zip(homes) {
             let operator = validator.operator.address();
@@ -290,7 +295,9 @@ fn parameters() -> Value {
             "tau": "4", "rho_step_ppm": 100_000, "target_cu": "10000",
             "full_credit_workers": 3, "full_credit_validators": 2
         } },
-        "gov": { "params": { "voting_period": "20s", "max_deposit_period": "60s" } },
+        "gov": { "params": {
+            "voting_period": "20s", "expedited_voting_period": "10s", "max_deposit_period": "60s"
+        } },
     })
 }
 

@@ -49,7 +49,7 @@ pub fn import(paths: &Paths) -> Result<Imported> {
     let genesis = json!({
         "id": hex::encode(imported.id),
         "owner": deepnode_tx::Address::module("models").to_string(),
-        "name": model.name(),
+        "name": "SmolLM2-135M-Instruct",
         "licence": "Apache-2.0",
         "architecture": hex::encode(encode_architecture(model.arch())),
         "status": "MODEL_STATUS_ACTIVE",
@@ -300,7 +300,7 @@ async fn power(
     step("two epochs of work");
     let first = chain::epoch(client).await?;
     let mut asked = 0;
-    while chain::epoch(client).await? < first + 3 {
+    while chain::epoch(client).await? < first + 4 {
         network.check()?;
         let question =
             Question::new(hex::encode(network.model), format!("Name a colour, number {asked}."), 8);
@@ -318,9 +318,15 @@ async fn power(
             line(&validator.name, why(t));
         }
     }
+    // Which of them had the work is the beacon's choice.
+    let works = |t: &&Terms| t.work.parse::<u128>().unwrap_or(0);
+    let busiest = terms.iter().max_by_key(works).map(|t| t.validator.clone()).unwrap_or_default();
+    let position = network.validators.iter().position(|v| v.operator.address().to_string() == busiest);
+    let index = position.context("no validator had work")?;
+    line("most work", &network.validators[index].name);
     let share = |powers: &std::collections::BTreeMap<usize, u64>| {
         let total: u64 = powers.values().sum();
-        powers.get(&0).copied().unwrap_or(0) * 10_000 / total.max(1)
+        powers.get(&index).copied().unwrap_or(0) * 10_000 / total.max(1)
     };
     let (before, after) = (share(start), share(&now));
     ensure!(
