@@ -7,8 +7,13 @@ use anyhow::{bail, ensure, Context, Result};
 use deepnode_client::ask::{self, Answered, Event, Question};
 use deepnode_client::{Client, Gas, Options};
 use deepnode_proto::cosmos::base::v1beta1::Coin;
+use deepnode_proto::cosmos::gov::v1::query_client::QueryClient as Gov;
+use deepnode_proto::cosmos::gov::v1::{
+    MsgSubmitProposal, MsgSubmitProposalResponse, MsgVote, ProposalStatus, QueryParamsRequest,
+    QueryProposalRequest, VoteOption,
+};
 use deepnode_proto::deepnode::audits::v1::{MsgRegisterAuditor, Verdict};
-use deepnode_proto::deepnode::powr::v1::Terms;
+use deepnode_proto::deepnode::powr::v1::{MsgUpdateParams, Terms};
 use deepnode_proto::deepnode::tasks::v1::{Settlement, TaskStatus};
 use deepnode_proto::deepnode::workers::v1::query_client::QueryClient as Workers;
 use deepnode_proto::deepnode::workers::v1::{MsgApproveWorker, QueryWorkerRequest};
@@ -17,7 +22,7 @@ use deepnode_tx::SigningKey;
 use serde_json::{json, Value};
 
 use crate::chain;
-use crate::network::{short, Network, Paths, VALIDATORS};
+use crate::network::{height, short, Network, Paths, VALIDATORS};
 use crate::print::{line, percent, step, udn};
 
 /// How long a task may take to become final.
@@ -85,7 +90,9 @@ pub async fn run(network: &mut Network, question: &str) -> Result<()> {
     let after = chain::reputation(&client, &task.worker, &capability()).await?;
     line("before", &worker_r[index]);
     line("now", after);
-    power(network, &client, &start).await
+    power(network, &client, &start).await?;
+    proposal(network, &client).await?;
+    kills(network).await
 }
 
 fn capability() -> String {
@@ -341,4 +348,110 @@ fn why(t: &Terms) -> String {
         "epoch {}: work {} + audits {} at R {} = score {}; q {}; bounds {}..{} (was {}), collateral {}; power {}",
         t.epoch, t.work, t.audit_work, t.reputation, t.score, t.q, t.low, t.high, t.old, t.collateral, t.power
     )
+}
+
+/// A proposal raises the collateral factor of PoWR; the validators vote, and the next epoch's terms follow it.
+async fn proposal(network: &mut Network, client: &Client) -> Result<()> {
+    step("a proposal: PoWR's collateral factor from 2 to 3");
+    let mut gov = Gov::new(client.channel());
+    let params = gov.params(QueryParamsRequest { params_type: "deposit".into() }).await?.into_inner().params;
+    let deposit = params.context("gov has parameters")?.min_deposit;
+    let mut params = chain::powr_params(client).await?;
+    params.collateral = 3;
+    let authority = deepnode_tx::Address::module("gov").to_string();
+    let submit = MsgSubmitProposal {
+        messages: vec![Any::pack(&MsgUpdateParams { authority, params: Some(params) })],
+        initial_deposit: deposit,
+        proposer: network.user.address().to_string(),
+        title: "Collateral factor 3".into(),
+        summary: "Power may be up to three times the share of stake.".into(),
+        ..MsgSubmitProposal::default()
+    };
+    let sent = client.send(&network.user, vec![Any::pack(&submit)], options()).await?;
+    let id = chain::response::<MsgSubmitProposalResponse>(&sent)?.proposal_id;
+    line("proposal", format!("{id}, transaction {}", sent.txhash));
+    for validator in &network.validators {
+        let vote = MsgVote {
+            proposal_id: id,
+            voter: validator.operator.address().to_string(),
+            option: VoteOption::Yes.into(),
+            metadata: String::new(),
+        };
+        client.send(&validator.operator, vec![Any::pack(&vote)], options()).await?;
+        line(&validator.name, "votes yes");
+    }
+    let begin = Instant::now();
+    loop {
+        network.check()?;
+        let found = gov.proposal(QueryProposalRequest { proposal_id: id }).await?.into_inner().proposal;
+        let found = found.context("the proposal exists")?;
+        match found.status() {
+            ProposalStatus::Passed => break,
+            ProposalStatus::Rejected | ProposalStatus::Failed => {
+                bail!("the proposal ended as {}: {}", found.status().as_str_name(), found.failed_reason)
+            }
+            _ if begin.elapsed() > PATIENCE => {
+                bail!("the proposal is not decided after {} s", PATIENCE.as_secs())
+            }
+            _ => tokio::time::sleep(POLL).await,
+        }
+    }
+    let collateral = chain::powr_params(client).await?.collateral;
+    line("executed", format!("the collateral factor is {collateral}"));
+    ensure!(collateral == 3, "the proposal passed and the factor is {collateral}");
+    let epoch = chain::epoch(client).await?;
+    while chain::epoch(client).await? < epoch + 1 {
+        network.check()?;
+        tokio::time::sleep(POLL).await;
+    }
+    for term in chain::terms(client).await? {
+        line("collateral bound", format!("{} of {}", term.collateral, short(&term.validator.parse()?)));
+        ensure!(
+            term.collateral == 75_000_000,
+            "with equal stakes three shares are 75000000, not {}",
+            term.collateral
+        );
+    }
+    Ok(())
+}
+
+/// Kills one validator's application, another's CometBFT, and both of a third; all come back with one app hash.
+async fn kills(network: &mut Network) -> Result<()> {
+    step("kill -9 of an application, of a CometBFT, and of both");
+    for index in [3, 2, 1] {
+        let comet = chain::cometbft_pid(network.validators[index].node.pid());
+        if index != 3 {
+            let pid = comet.context("CometBFT runs")?;
+            // SAFETY: the process is a child of ours, found by its parent's pid a moment ago.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
+        let validator = &mut network.validators[index];
+        if index != 2 {
+            validator.node.kill();
+            validator.node.start()?;
+        }
+        let what = ["", "both", "its CometBFT", "its application"][index];
+        line(&validator.name, format!("lost {what}"));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let begin = Instant::now();
+    let target = height(network.validators[0].rpc).context("validator0 answers")? + 4;
+    loop {
+        network.check()?;
+        if network.validators.iter().all(|v| height(v.rpc).is_some_and(|h| h > target)) {
+            break;
+        }
+        ensure!(
+            begin.elapsed() < PATIENCE,
+            "not all validators are back; see {}",
+            network.validators[1].node.log.display()
+        );
+        tokio::time::sleep(POLL).await;
+    }
+    let hashes = chain::app_hashes(network, target).await?;
+    for (validator, hash) in network.validators.iter().zip(&hashes) {
+        line(&validator.name, format!("app hash at {target}: {hash}"));
+    }
+    ensure!(hashes.iter().all(|hash| *hash == hashes[0]), "the app hashes differ");
+    Ok(())
 }
