@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 use crate::ante::{self, Mode};
 use crate::execute::{self, TxResult};
-use crate::{genesis, wire, App, Genesis, Pending, APP_VERSION, KEPT_HEIGHTS, TIMES};
+use crate::{genesis, wire, App, CheckState, Genesis, Pending, APP_VERSION, KEPT_HEIGHTS, TIMES};
 
 impl App {
     /// The committed height and hash, and nothing that is pending.
@@ -75,19 +75,10 @@ impl App {
         };
         let mode = if recheck { Mode::Recheck } else { Mode::Check };
         let mut check = self.shared.check.lock();
-        let (changes, block) = (std::mem::take(&mut check.changes), check.block.clone());
-        let kept = changes.clone();
-        let run = self.with_context(changes, &block, |cx| execute::transaction(cx, self.ante(), &tx, mode));
-        match run {
-            Ok((result, changes)) => {
-                check.changes = changes;
-                Ok(wire::check_tx(&result))
-            }
-            Err(e) => {
-                check.changes = kept;
-                Err(e)
-            }
-        }
+        let CheckState { changes, block } = &mut *check;
+        // The checks fork: a transaction that fails leaves nothing behind, and nothing has to be copied for that.
+        let result = self.run_on(changes, block, |cx| execute::transaction(cx, self.ante(), &tx, mode))?;
+        Ok(wire::check_tx(&result))
     }
 
     /// Runs a transaction on what CheckTx sees, without signatures or limits, and forgets it.

@@ -194,15 +194,27 @@ impl App {
     /// Runs `f` in a context over the committed state and returns its result with all changes.
     fn with_context<T>(
         &self,
-        changes: Changes,
+        mut changes: Changes,
         block: &BlockInfo,
         f: impl FnOnce(&mut Ctx<'_>) -> Result<T>,
     ) -> Result<(T, Changes)> {
+        let result = self.run_on(&mut changes, block, f)?;
+        Ok((result, changes))
+    }
+
+    /// Runs `f` in a context over the committed state and `changes`, which it adds to, whether `f` succeeds or not.
+    fn run_on<T>(
+        &self,
+        changes: &mut Changes,
+        block: &BlockInfo,
+        f: impl FnOnce(&mut Ctx<'_>) -> Result<T>,
+    ) -> Result<T> {
         let state = self.shared.db.latest();
         let router = MessageRouter(&self.shared.modules.messages);
         let wiring = Wiring { router: &router, hooks: &modules::HOOKS };
-        let mut cx = Ctx::new(Overlay::new(&state, changes), block, wiring);
-        let result = f(&mut cx)?;
-        Ok((result, cx.into_changes()))
+        let mut cx = Ctx::new(Overlay::new(&state, std::mem::take(changes)), block, wiring);
+        let result = f(&mut cx);
+        *changes = cx.into_changes();
+        result
     }
 }

@@ -73,7 +73,7 @@ const END_BLOCK: [&str; 12] = [
 /// Listeners to staking, in their order.
 pub static HOOKS: [&dyn StakingHooks; 1] = [&PowrHooks];
 
-/// The store of the application itself: what must be present in every state (see [`crate::App`]).
+/// The named stores, one a module.
 pub const STORES: [&str; 12] = [
     "audits",
     "auth",

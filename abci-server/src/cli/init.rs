@@ -23,7 +23,7 @@ pub struct Init {
     cometbft: Option<PathBuf>,
 }
 
-/// Gas of a block: what half a second of execution holds, measured on two cores.
+/// Gas of a block: about 4,000 transfers. Positive, since the gas sum is what bounds a block's execution.
 pub const MAX_BLOCK_GAS: i64 = 150_000_000;
 
 impl Init {

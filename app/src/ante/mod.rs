@@ -23,7 +23,8 @@ mod verify;
 #[allow(clippy::arithmetic_side_effects, clippy::unwrap_used, clippy::panic)]
 mod tests;
 
-use deepnode_core::{errors, Address, Coins, Ctx, Error, Messages, Result};
+use deepnode_core::errors::refused;
+use deepnode_core::{Address, Coins, Ctx, Messages, Result};
 use deepnode_cosmos::auth;
 use deepnode_tx::Tx;
 
@@ -117,9 +118,4 @@ pub fn run(ante: Ante<'_>, cx: &mut Ctx<'_>, tx: &Tx, mode: Mode) -> Result<Ante
         let Checked { signers, fee, .. } = checked;
         Ok(AnteOk { gas_wanted, fee: fee.coins, fee_payer: fee.payer, signers })
     })
-}
-
-/// A refusal by the transaction's own crate.
-fn refused(e: deepnode_tx::TxError) -> Error {
-    errors::tx(deepnode_tx::error::CODESPACE, e.code(), e.to_string())
 }
