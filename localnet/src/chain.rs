@@ -1,18 +1,27 @@
 //! Figures read back from the chain.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context, Result};
 use deepnode_client::Client;
+use deepnode_proto::cosmos::bank::v1beta1::query_client::QueryClient as Bank;
+use deepnode_proto::cosmos::bank::v1beta1::QueryBalanceRequest;
 use deepnode_proto::cosmos::base::abci::v1beta1::{TxMsgData, TxResponse};
+use deepnode_proto::cosmos::base::query::v1beta1::PageRequest;
+use deepnode_proto::cosmos::tx::v1beta1::service_client::ServiceClient as Txs;
+use deepnode_proto::cosmos::tx::v1beta1::GetTxRequest;
 use deepnode_proto::deepnode::audits::v1::query_client::QueryClient as Audits;
 use deepnode_proto::deepnode::audits::v1::{Audit, QueryAuditsRequest};
 use deepnode_proto::deepnode::beacon::v1::query_client::QueryClient as Beacon;
 use deepnode_proto::deepnode::beacon::v1::QueryEpochRequest;
 use deepnode_proto::deepnode::powr::v1::query_client::QueryClient as Powr;
-use deepnode_proto::deepnode::powr::v1::{Params, QueryParamsRequest, QueryTermsRequest, Terms};
+use deepnode_proto::deepnode::powr::v1::{
+    Params, QueryParamsRequest, QueryTermsRequest, QueryWorkerScoreRequest, Terms,
+};
 use deepnode_proto::deepnode::reputation::v1::query_client::QueryClient as Reputation;
 use deepnode_proto::deepnode::reputation::v1::QueryRecordRequest;
+use deepnode_proto::deepnode::tasks::v1::query_client::QueryClient as Tasks;
+use deepnode_proto::deepnode::tasks::v1::QueryTasksRequest;
+use deepnode_proto::deepnode::workers::v1::query_client::QueryClient as Workers;
+use deepnode_proto::deepnode::workers::v1::{QueryWorkerRequest, Worker};
 use deepnode_proto::{AnyExt, Message, Name};
 
 use crate::network::Network;
@@ -84,23 +93,38 @@ pub async fn reputation(client: &Client, subject: &str, capability: &str) -> Res
     }
 }
 
-/// Voting power as CometBFT's /validators has it, by validator of the network.
-pub fn powers(network: &Network) -> Result<BTreeMap<usize, u64>> {
-    use deepnode_abci_server::comet::{Home, Rpc};
-    let rpc = Rpc::new(&format!("http://{}", network.validators[0].rpc))?;
-    // Its own runtime: CometBFT's client is asynchronous, and this is called from everywhere.
-    let found = std::thread::scope(|scope| {
-        let ask = || -> Result<_> {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            Ok(runtime.block_on(rpc.validators(None))?)
-        };
-        scope.spawn(ask).join().expect("asking CometBFT does not panic")
-    })?;
-    let mut powers = BTreeMap::new();
-    for (index, validator) in network.validators.iter().enumerate() {
-        let key = Home::open(&validator.home)?.validator_key()?;
-        let power = found.iter().find(|v| v.pub_key == key).map_or(0, |v| v.power.value());
-        powers.insert(index, power);
-    }
-    Ok(powers)
+/// A worker as it is now.
+pub async fn worker(client: &Client, address: &str) -> Result<Worker> {
+    let request = QueryWorkerRequest { address: address.into() };
+    let answer = Workers::new(client.channel()).worker(request).await?.into_inner();
+    answer.worker.context("the worker exists")
+}
+
+/// S of a worker now, micro-CU an epoch.
+pub async fn score(client: &Client, worker: &str) -> Result<u128> {
+    let request = QueryWorkerScoreRequest { worker: worker.into() };
+    Ok(Powr::new(client.channel()).worker_score(request).await?.into_inner().score.parse()?)
+}
+
+/// udn of an account.
+pub async fn balance(client: &Client, address: &str) -> Result<u128> {
+    let request = QueryBalanceRequest { address: address.into(), denom: "udn".into() };
+    let answer = Bank::new(client.channel()).balance(request).await?.into_inner();
+    Ok(answer.balance.context("a balance")?.amount.parse()?)
+}
+
+/// udn that a transaction paid.
+pub async fn fee(client: &Client, hash: &str) -> Result<u128> {
+    let found = Txs::new(client.channel()).get_tx(GetTxRequest { hash: hash.into() }).await?.into_inner();
+    let fee =
+        found.tx.and_then(|tx| tx.auth_info).and_then(|info| info.fee).context("a transaction has a fee")?;
+    fee.amount.iter().map(|coin| Ok(coin.amount.parse::<u128>()?)).sum()
+}
+
+/// The ids of all tasks.
+pub async fn tasks(client: &Client) -> Result<Vec<u64>> {
+    let pagination = Some(PageRequest { limit: 1000, ..PageRequest::default() });
+    let request = QueryTasksRequest { pagination, ..QueryTasksRequest::default() };
+    let found = Tasks::new(client.channel()).tasks(request).await?.into_inner().tasks;
+    Ok(found.iter().map(|task| task.id).collect())
 }

@@ -8,7 +8,7 @@ mod tour;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
 use clap::Parser;
@@ -48,6 +48,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<()> {
+    let started = Instant::now();
     let dir = std::env::current_dir()?.join(&cli.dir);
     let bin = cli
         .bin
@@ -69,7 +70,7 @@ fn run(cli: Cli) -> Result<()> {
     print::step("model");
     let model = tour::import(&paths)?;
     print::step("network");
-    let mut network = Network::create(paths, model.id, model.genesis)?;
+    let mut network = Network::create(paths, model.id, model.genesis, started)?;
     network.start_validators(Duration::from_secs(60))?;
     let outcome = runtime.block_on(async {
         let work = async {

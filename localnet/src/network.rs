@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
 use deepnode_abci_server::cli::genesis::{add_account, add_validator};
-use deepnode_abci_server::comet::{Binary, Config, Home, Timeouts};
+use deepnode_abci_server::cli::init::MAX_BLOCK_GAS;
+use deepnode_abci_server::comet::{Binary, Config, Home, Rpc, Timeouts};
 use deepnode_client::keyring::{Backend, Passphrase};
 use deepnode_client::{Client, Keyring};
 use deepnode_tx::{Address, SigningKey};
@@ -17,12 +18,18 @@ use crate::process::Process;
 pub const CHAIN_ID: &str = "deepnode-local-1";
 pub const VALIDATORS: usize = 4;
 pub const WORKERS: usize = 3;
+/// Users that ask at the same time.
+const USERS: usize = 3;
 /// A millionth of a DN.
 const DN: u128 = 1_000_000;
 /// Time between blocks when nothing else takes longer.
 const BLOCK: Duration = Duration::from_millis(700);
 /// Processes that compute give way to those that make blocks.
 const NICE: i32 = 10;
+/// Longest time without a block.
+const STUCK: Duration = Duration::from_secs(60);
+/// How often it is looked whether there are blocks.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Ports of one kind, one a node.
 struct Ports {
@@ -50,13 +57,20 @@ pub struct Paths {
     pub gguf: PathBuf,
 }
 
+/// Voting power as CometBFT has it, by validator of the network.
+pub type Powers = Vec<u64>;
+
 /// A network that runs until it is dropped.
 pub struct Network {
     pub paths: Paths,
     pub validators: Vec<Validator>,
     pub workers: Vec<Worker>,
-    pub user: SigningKey,
+    pub users: Vec<SigningKey>,
     pub model: [u8; 32],
+    /// When the program began.
+    pub started: Instant,
+    /// Last new height, when it was seen, and when it was looked for.
+    progress: (u64, Instant, Instant),
 }
 
 /// A validator: one process that supervises CometBFT, and one that audits.
@@ -83,7 +97,7 @@ pub struct Worker {
 
 impl Network {
     /// Makes folders, keys and genesis. Nothing runs yet.
-    pub fn create(paths: Paths, model: [u8; 32], model_entry: Value) -> Result<Self> {
+    pub fn create(paths: Paths, model: [u8; 32], model_entry: Value, started: Instant) -> Result<Self> {
         free_ports()?;
         let _ = std::fs::remove_dir_all(&paths.dir);
         std::fs::create_dir_all(paths.dir.join("logs"))
@@ -133,7 +147,7 @@ impl Network {
             let operator = key(&name)?;
             let verifier_name = format!("verifier{index}");
             let settings = ["--node".into(), grpc.to_string(), "--metrics".into(), String::new()];
-            let (auditor, verifier) = agent(&paths, &verifier_name, "verify", "deepnode-worker", &settings)?;
+            let (auditor, verifier) = agent(&paths, &verifier_name, "verify", &settings)?;
             validators.push(Validator {
                 name,
                 operator,
@@ -147,10 +161,12 @@ impl Network {
         }
         let mut workers = Vec::new();
         for index in 0..WORKERS {
-            workers.push(worker(&paths, &format!("worker{index}"), index, &validators, "deepnode-worker")?);
+            workers.push(worker(&paths, &format!("worker{index}"), index, &validators)?);
         }
-        let user = key("user")?;
-        let mut network = Network { paths, validators, workers, user, model };
+        let users = (0..USERS).map(|index| key(&format!("user{index}"))).collect::<Result<_>>()?;
+        let now = Instant::now();
+        let mut network =
+            Network { paths, validators, workers, users, model, started, progress: (0, now, now) };
         network.write_genesis(&homes, model_entry)?;
         Ok(network)
     }
@@ -159,7 +175,7 @@ impl Network {
         let mut genesis = homes[0].genesis()?;
         genesis["chain_id"] = CHAIN_ID.into();
         genesis["validators"] = json!([]);
-        genesis["consensus_params"]["block"]["max_gas"] = "150000000".into();
+        genesis["consensus_params"]["block"]["max_gas"] = MAX_BLOCK_GAS.to_string().into();
         let mut state = deepnode_app::default_genesis();
         merge(&mut state, parameters())?;
         state["models"]["models"] = json!([model]);
@@ -179,7 +195,9 @@ impl Network {
         for worker in &self.workers {
             add_account(&mut genesis, &worker.key.address(), 10_000 * DN)?;
         }
-        add_account(&mut genesis, &self.user.address(), 10_000 * DN)?;
+        for user in &self.users {
+            add_account(&mut genesis, &user.address(), 10_000 * DN)?;
+        }
         homes.iter().try_for_each(|home| home.set_genesis(&genesis))?;
         Ok(())
     }
@@ -203,13 +221,53 @@ impl Network {
         }
     }
 
-    /// Fails if a child ended by itself.
+    /// Fails if a child ended by itself, or if blocks stopped coming.
     pub fn check(&mut self) -> Result<()> {
         for validator in &mut self.validators {
             validator.node.check()?;
             validator.verifier.check()?;
         }
-        self.workers.iter_mut().try_for_each(|worker| worker.process.check())
+        self.workers.iter_mut().try_for_each(|worker| worker.process.check())?;
+        self.check_progress()
+    }
+
+    fn check_progress(&mut self) -> Result<()> {
+        let (seen, since, looked) = self.progress;
+        if looked.elapsed() < LOOK {
+            return Ok(());
+        }
+        let now = self.validators.iter().find_map(|v| height(v.rpc)).unwrap_or(0);
+        let since = if now > seen { Instant::now() } else { since };
+        self.progress = (now.max(seen), since, Instant::now());
+        if since.elapsed() > STUCK {
+            let logs = self.paths.dir.join("logs");
+            bail!("no block after {seen} for {} s; the logs are in {}", STUCK.as_secs(), logs.display());
+        }
+        Ok(())
+    }
+
+    /// Voting power as CometBFT's /validators has it.
+    pub async fn powers(&self) -> Result<Powers> {
+        let found = Rpc::new(&format!("http://{}", self.validators[0].rpc))?.validators(None).await?;
+        let power = |validator: &Validator| -> Result<u64> {
+            let key = Home::open(&validator.home)?.validator_key()?;
+            Ok(found.iter().find(|v| v.pub_key == key).map_or(0, |v| v.power.value()))
+        };
+        self.validators.iter().map(power).collect()
+    }
+
+    /// The position of a worker by its address.
+    pub fn worker(&self, address: &str) -> Result<usize> {
+        let found = self.workers.iter().position(|w| w.key.address().to_string() == address);
+        found.with_context(|| format!("{address} is no worker of this network"))
+    }
+
+    /// Lets a worker go on with another program, and with more arguments.
+    pub fn switch_worker(&mut self, index: usize, program: &str, more: &[&str]) -> Result<()> {
+        let process = &mut self.workers[index].process;
+        process.stop();
+        process.replace(&self.paths.bin.join(program), more);
+        process.start()
     }
 
     /// A connection to the first validator's node.
@@ -235,14 +293,8 @@ impl Drop for Network {
     }
 }
 
-/// A worker of this network; `program` may be the dishonest one of the tests.
-pub fn worker(
-    paths: &Paths,
-    name: &str,
-    index: usize,
-    validators: &[Validator],
-    program: &str,
-) -> Result<Worker> {
+/// A worker of this network.
+fn worker(paths: &Paths, name: &str, index: usize, validators: &[Validator]) -> Result<Worker> {
     // Two of three back the first validator, so that its power rises visibly and every draw has several validators.
     let backs = index.saturating_sub(1).min(validators.len() - 1);
     let endpoint = local(PORTS.serving, index);
@@ -255,18 +307,12 @@ pub fn worker(
         ("--bond", (200 * DN).to_string()),
     ];
     let settings: Vec<String> = settings.into_iter().flat_map(|(name, value)| [name.into(), value]).collect();
-    let (key, process) = agent(paths, name, "run", program, &settings)?;
+    let (key, process) = agent(paths, name, "run", &settings)?;
     Ok(Worker { name: name.into(), key, endpoint, backs, process })
 }
 
 /// A process of `deepnode-worker`, with its folder and key. All of them map one model file.
-fn agent(
-    paths: &Paths,
-    name: &str,
-    command: &str,
-    program: &str,
-    settings: &[String],
-) -> Result<(SigningKey, Process)> {
+fn agent(paths: &Paths, name: &str, command: &str, settings: &[String]) -> Result<(SigningKey, Process)> {
     let home = paths.dir.join(name);
     let home_text = home.display().to_string();
     let mut args = vec!["--home", &home_text, "init", "--chain-id", CHAIN_ID, "--key", name];
@@ -277,7 +323,7 @@ fn agent(
         .with_context(|| format!("cannot link {} into {}", paths.models.display(), home.display()))?;
     let key = Keyring::open(&home, Backend::Test, Passphrase::Prompt)?.signer(name)?;
     let args = vec!["--home".into(), home_text, command.into()];
-    Ok((key, Process::new(name, &paths.bin.join(program), args, log(paths, name), NICE)))
+    Ok((key, Process::new(name, &paths.bin.join("deepnode-worker"), args, log(paths, name), NICE)))
 }
 
 fn log(paths: &Paths, name: &str) -> PathBuf {
@@ -290,7 +336,7 @@ fn parameters() -> Value {
         "beacon": { "params": { "epoch_blocks": "10", "max_epoch_seconds": "600" } },
         "reputation": { "params": { "kappa": "2", "half_life": "100", "ramp": "2" } },
         "tasks": { "params": { "window_blocks": "10" } },
-        "audits": { "params": { "phase_blocks": "20", "missing_blocks": "20", "retention_blocks": "20" } },
+        "audits": { "params": { "min_chance_ppm": 500_000, "phase_blocks": "20", "missing_blocks": "20", "retention_blocks": "20" } },
         "powr": { "params": {
             "tau": "4", "rho_step_ppm": 100_000, "target_cu": "10000",
             "full_credit_workers": 3, "full_credit_validators": 2
@@ -326,7 +372,7 @@ fn free_ports() -> Result<()> {
             free(what, local(base, index))?;
         }
     }
-    (0..=WORKERS).try_for_each(|index| free("a worker", local(PORTS.serving, index)))
+    (0..WORKERS).try_for_each(|index| free("a worker", local(PORTS.serving, index)))
 }
 
 fn free(what: &str, address: SocketAddr) -> Result<()> {

@@ -20,6 +20,13 @@ pub fn udn(amount: &str) -> String {
     }
 }
 
+/// A number of 18 decimals, which the chain writes without its point, with six of them.
+pub fn decimal(atomics: &str) -> String {
+    let padded = format!("{atomics:0>19}");
+    let (whole, part) = padded.split_at(padded.len() - 18);
+    format!("{whole}.{}", &part[..6])
+}
+
 /// Parts of a million as percent with two digits.
 pub fn percent(part: u64, whole: u64) -> String {
     let hundredths = u128::from(part) * 10_000 / u128::from(whole.max(1));
@@ -32,7 +39,7 @@ pub fn usage(network: &Network) {
     let bin = network.paths.bin.display();
     step("running until Ctrl-C");
     println!("   gRPC 127.0.0.1:9090, REST http://127.0.0.1:1317, CometBFT http://127.0.0.1:26657");
-    println!("   {bin}/deepnoded ask SmolLM2-135M-Instruct \"Why is the sky blue?\" --from user \\");
+    println!("   {bin}/deepnoded ask SmolLM2-135M-Instruct \"Why is the sky blue?\" --from user0 \\");
     println!("       --keyring-backend test --keyring-dir {dir}");
     println!("   {bin}/deepnoded query powr terms");
     println!("   logs in {dir}/logs");

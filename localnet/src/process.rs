@@ -17,6 +17,8 @@ pub struct Process {
     pub log: PathBuf,
     program: PathBuf,
     args: Vec<String>,
+    /// Arguments after these.
+    more: Vec<String>,
     nice: i32,
     child: Option<Child>,
 }
@@ -24,7 +26,7 @@ pub struct Process {
 impl Process {
     /// Describes a child; nothing runs yet. Its output goes to `log`. `nice` lowers its priority.
     pub fn new(name: &str, program: &Path, args: Vec<String>, log: PathBuf, nice: i32) -> Self {
-        Process { name: name.into(), log, program: program.into(), args, nice, child: None }
+        Process { name: name.into(), log, program: program.into(), args, more: Vec::new(), nice, child: None }
     }
 
     /// Starts it. It dies with this process.
@@ -32,7 +34,7 @@ impl Process {
         let log = File::options().create(true).append(true).open(&self.log);
         let log = log.with_context(|| format!("cannot write {}", self.log.display()))?;
         let mut command = Command::new(&self.program);
-        command.args(&self.args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.args(&self.args).args(&self.more).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let nice = self.nice;
         // SAFETY: prctl, setpgid and nice are async-signal-safe, and touch only the new process.
         unsafe {
@@ -81,6 +83,18 @@ impl Process {
         }
     }
 
+    /// Asks it to end, and waits until it has.
+    pub fn stop(&mut self) {
+        self.signal(libc::SIGTERM);
+        self.wait();
+    }
+
+    /// Runs another program from the next start on, with `more` after the arguments.
+    pub fn replace(&mut self, program: &Path, more: &[&str]) {
+        self.program = program.into();
+        self.more = more.iter().map(|arg| String::from(*arg)).collect();
+    }
+
     /// Kills it at once and reaps it.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -104,7 +118,6 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.signal(libc::SIGTERM);
-        self.wait();
+        self.stop();
     }
 }

@@ -3,7 +3,7 @@
 pub mod ask;
 pub mod commands;
 pub mod genesis;
-mod init;
+pub mod init;
 mod keys;
 mod query;
 mod start;
