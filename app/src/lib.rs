@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use deepnode_core::block::BlockInfo;
 use deepnode_core::{Ctx, Error, Result, Time, Wiring};
-use deepnode_cosmos::consensus;
+use deepnode_cosmos::{auth, consensus};
 use deepnode_store::backend::Table;
 use deepnode_store::db::{Database, Options as DbOptions, Prepared, Snapshot};
 use deepnode_store::{Changes, Overlay};
@@ -101,7 +101,7 @@ impl App {
         Self::on(Database::open(dir, &STORES, &db_options, progress)?, options)
     }
 
-    /// The application on an open database.
+    /// The application on an open database. What the state says of the prefix of addresses becomes this process's.
     pub fn on(db: Database, options: Options) -> Result<Self> {
         let app = App {
             shared: Arc::new(Shared {
@@ -114,6 +114,10 @@ impl App {
                 db,
             }),
         };
+        if app.height() > 0 {
+            let prefix = auth::bech32_prefix(&app.shared.db.latest())?;
+            deepnode_tx::address::set_prefix(&prefix).map_err(Error::fault)?;
+        }
         app.reset_check()?;
         Ok(app)
     }

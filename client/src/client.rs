@@ -2,7 +2,7 @@
 
 use crate::{ClientError, Gas, GasPrice};
 use deepnode_proto::cosmos::auth::v1beta1::query_client::QueryClient as AuthClient;
-use deepnode_proto::cosmos::auth::v1beta1::QueryAccountInfoRequest;
+use deepnode_proto::cosmos::auth::v1beta1::{Bech32PrefixRequest, QueryAccountInfoRequest};
 use deepnode_proto::cosmos::base::abci::v1beta1::TxResponse;
 use deepnode_proto::cosmos::base::tendermint::v1beta1::service_client::ServiceClient as NodeClient;
 use deepnode_proto::cosmos::base::tendermint::v1beta1::GetNodeInfoRequest;
@@ -67,7 +67,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to `host:port` or `http://host:port` and asks for the chain's id.
+    /// Connects to `host:port` or `http://host:port` and asks for the chain's id and its prefix of addresses, which
+    /// becomes that of this process.
     pub async fn connect(endpoint: &str) -> Result<Self, ClientError> {
         let unreachable = |reason: String| ClientError::Unreachable { endpoint: endpoint.into(), reason };
         let channel = self::endpoint(endpoint)?.connect().await.map_err(|e| unreachable(root_cause(&e)))?;
@@ -85,6 +86,7 @@ impl Client {
         if chain_id.is_empty() {
             return Err(unreachable("the node does not say what chain it is of".into()));
         }
+        learn_prefix(&channel).await?;
         Ok(Self { channel, endpoint: endpoint.into(), chain_id, sequences: Arc::default() })
     }
 
@@ -283,6 +285,20 @@ fn until(lifetime: Duration) -> Result<Timestamp, ClientError> {
         .unwrap_or(0);
     let nanos = wanted.max(last.saturating_add(1));
     Ok(Timestamp { seconds: (nanos / 1_000_000_000) as i64, nanos: (nanos % 1_000_000_000) as i32 })
+}
+
+/// Makes the chain's prefix of addresses that of this process.
+async fn learn_prefix(channel: &Channel) -> Result<(), ClientError> {
+    let answer = AuthClient::new(channel.clone()).bech32_prefix(Bech32PrefixRequest {}).await;
+    let prefix = match answer {
+        Ok(answer) => answer.into_inner().bech32_prefix,
+        // What does not say so has the default.
+        Err(status) if status.code() == Code::Unimplemented => return Ok(()),
+        Err(status) => return Err(ClientError::query("bech32 prefix")(status)),
+    };
+    deepnode_tx::address::set_prefix(&prefix).map_err(|e| {
+        ClientError::Input(format!("{e}: choose it with --bech32-prefix or DEEPNODE_BECH32_PREFIX"))
+    })
 }
 
 /// How to connect to `host:port` or `http://host:port`.

@@ -1,4 +1,4 @@
-//! Account, validator and consensus addresses: 20 bytes, written in bech32 under three prefixes.
+//! Account, validator and consensus addresses: 20 bytes, written in bech32 under three prefixes that the chain chooses.
 
 use bech32::primitives::decode::CheckedHrpstring;
 use bech32::{Bech32, Hrp};
@@ -7,13 +7,63 @@ use ripemd::Ripemd160;
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
-/// Prefix of an account address, as in `dn1...`.
-pub const ACCOUNT_PREFIX: &str = "dn";
-/// Prefix of a validator operator's address: the bytes are those of its account.
-pub const OPERATOR_PREFIX: &str = "dnvaloper";
-/// Prefix of a consensus address: the bytes are those of CometBFT's validator address.
-pub const CONSENSUS_PREFIX: &str = "dnvalcons";
+/// Prefix of account addresses, as in `dn1...`, unless the chain's genesis names another.
+pub const DEFAULT_PREFIX: &str = "dn";
+
+/// Letters of a prefix at most, so that every form of an address stays within bech32's 90.
+const MAX_PREFIX: usize = 16;
+
+/// The prefixes of the three forms of an address. One process speaks of one chain, which chose them at its genesis.
+struct Prefixes {
+    account: String,
+    operator: String,
+    consensus: String,
+}
+
+static PREFIXES: OnceLock<Prefixes> = OnceLock::new();
+
+/// Why a prefix cannot be that of this process.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PrefixError {
+    #[error("bech32 prefix {0:?} must be 1 to {MAX_PREFIX} letters a to z")]
+    Letters(String),
+    #[error("the chain's bech32 prefix is {wanted:?}, but this process already reads and writes addresses with {set:?}")]
+    Set { set: &'static str, wanted: String },
+}
+
+/// Chooses the account prefix of this process; those of operators and consensus keys follow from it. Must come before
+/// the first address is read or written: after that the prefix, [`DEFAULT_PREFIX`] if none was chosen, stays.
+pub fn set_prefix(prefix: &str) -> Result<(), PrefixError> {
+    if prefix.is_empty() || prefix.len() > MAX_PREFIX || !prefix.bytes().all(|b| b.is_ascii_lowercase()) {
+        return Err(PrefixError::Letters(prefix.chars().take(100).collect()));
+    }
+    let set = PREFIXES.get_or_init(|| Prefixes::new(prefix)).account.as_str();
+    match set == prefix {
+        true => Ok(()),
+        false => Err(PrefixError::Set { set, wanted: prefix.into() }),
+    }
+}
+
+/// The account prefix of this process.
+pub fn prefix() -> &'static str {
+    &prefixes().account
+}
+
+fn prefixes() -> &'static Prefixes {
+    PREFIXES.get_or_init(|| Prefixes::new(DEFAULT_PREFIX))
+}
+
+impl Prefixes {
+    fn new(account: &str) -> Self {
+        Prefixes {
+            account: account.into(),
+            operator: format!("{account}valoper"),
+            consensus: format!("{account}valcons"),
+        }
+    }
+}
 
 /// Twenty bytes that name an account, an operator or a consensus key. `Display` and `FromStr` use the account form.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
@@ -65,27 +115,33 @@ impl Address {
 
     /// `dnvaloper1...`
     pub fn to_operator(&self) -> String {
-        self.encode(OPERATOR_PREFIX)
+        self.encode(&prefixes().operator)
     }
 
     /// `dnvalcons1...`
     pub fn to_consensus(&self) -> String {
-        self.encode(CONSENSUS_PREFIX)
+        self.encode(&prefixes().consensus)
     }
 
     /// Reads `dn1...`; the same as `FromStr`.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
-        Self::decode(text, ACCOUNT_PREFIX)
+        Self::decode(text, prefix())
     }
 
     /// Reads `dnvaloper1...`.
     pub fn parse_operator(text: &str) -> Result<Self, AddressError> {
-        Self::decode(text, OPERATOR_PREFIX)
+        Self::decode(text, &prefixes().operator)
     }
 
     /// Reads `dnvalcons1...`.
     pub fn parse_consensus(text: &str) -> Result<Self, AddressError> {
-        Self::decode(text, CONSENSUS_PREFIX)
+        Self::decode(text, &prefixes().consensus)
+    }
+
+    /// Reads the account form under whatever prefix it has, for files that may be older than the choice of one.
+    pub fn parse_any_prefix(text: &str) -> Option<Self> {
+        let parsed = CheckedHrpstring::new::<Bech32>(text).ok()?;
+        parsed.byte_iter().collect::<Vec<_>>().try_into().ok().map(Self)
     }
 
     fn encode(&self, prefix: &'static str) -> String {
@@ -122,7 +178,7 @@ impl Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.encode(ACCOUNT_PREFIX))
+        f.pad(&self.encode(prefix()))
     }
 }
 

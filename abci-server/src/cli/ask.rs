@@ -39,8 +39,8 @@ pub struct Ask {
 
 impl Ask {
     pub async fn run(self, home: &Path) -> Result<()> {
-        let signer = self.sending.keyring.open(home)?.signer(&self.from)?;
         let client = self.sending.node.connect().await?;
+        let signer = self.sending.keyring.open(home)?.signer(&self.from)?;
         if self.inline {
             eprintln!("note: --inline makes the question public");
         }

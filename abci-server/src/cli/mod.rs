@@ -24,6 +24,10 @@ pub struct Cli {
     /// Folder of the node: configuration, keys and data.
     #[arg(long, global = true, env = "DEEPNODE_HOME", default_value = "~/.deepnode")]
     home: String,
+    /// Prefix of the chain's addresses: `init` writes it into the genesis file (`dn` by default), the other commands find
+    /// it there or ask the node.
+    #[arg(long, global = true, env = "DEEPNODE_BECH32_PREFIX")]
+    bech32_prefix: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -119,6 +123,9 @@ impl Output {
 /// Runs a command to its end.
 pub fn run(cli: Cli) -> Result<()> {
     let home = expand(&cli.home)?;
+    if let Some(prefix) = cli.bech32_prefix.or_else(|| prefix_of_genesis(&home)) {
+        deepnode_tx::address::set_prefix(&prefix)?;
+    }
     match cli.command {
         Command::Init(args) => args.run(&home),
         Command::Genesis(args) => args.run(&home),
@@ -135,6 +142,13 @@ pub fn run(cli: Cli) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// What the genesis file in the node's folder says, if there is one.
+fn prefix_of_genesis(home: &std::path::Path) -> Option<String> {
+    let file = std::fs::File::open(home.join("config/genesis.json")).ok()?;
+    let genesis: serde_json::Value = serde_json::from_reader(std::io::BufReader::new(file)).ok()?;
+    Some(genesis["app_state"]["auth"]["bech32_prefix"].as_str()?.to_owned())
 }
 
 fn wait(work: impl std::future::Future<Output = Result<()>>) -> Result<()> {

@@ -67,11 +67,21 @@ impl SendingArgs {
 impl TxArgs {
     pub async fn run(self, home: &Path) -> Result<()> {
         let words: Vec<_> = self.words.iter().map(String::as_str).collect();
+        let spec = match words.as_slice() {
+            ["raw", _] => None,
+            [module, name, _, ..] => Some(commands::find(commands::TXS, Some(module), Some(name))?),
+            rest => {
+                commands::find(commands::TXS, rest.first().copied(), rest.get(1).copied())?;
+                bail!("who sends it? Name a key after the command");
+            }
+        };
+        // Before any address is read or written: the node knows its chain's prefix.
+        let client = self.sending.node.connect().await?;
         let keyring = self.sending.keyring.open(home)?;
-        let (from, message) = match words.as_slice() {
-            ["raw", from] => (*from, self.extra()?.context("tx raw needs --json MESSAGE")?),
-            [module, name, from, rest @ ..] => {
-                let spec = commands::find(commands::TXS, Some(module), Some(name))?;
+        let (from, message) = match spec {
+            None => (words[1], self.extra()?.context("tx raw needs --json MESSAGE")?),
+            Some(spec) => {
+                let (from, rest) = (words[2], &words[3..]);
                 let kind = json::message(&spec.target[1..]).context("no such message")?;
                 let sender = keyring.show(from)?.address;
                 let mut arguments = vec![sender.to_string()];
@@ -82,11 +92,7 @@ impl TxArgs {
                     message.as_object_mut().context("not an object")?.extend(extra);
                 }
                 message["@type"] = spec.target.into();
-                (*from, message)
-            }
-            rest => {
-                commands::find(commands::TXS, rest.first().copied(), rest.get(1).copied())?;
-                bail!("who sends it? Name a key after the command");
+                (from, message)
             }
         };
         let signer = keyring.signer(from)?;
@@ -97,7 +103,6 @@ impl TxArgs {
             };
             options.gas_price = Some(price_of(fees, gas)?);
         }
-        let client = self.sending.node.connect().await?;
         let response = client.send(&signer, vec![to_any(message)?], options).await?;
         self.sending.node.output.print(&summary(&response));
         Ok(())

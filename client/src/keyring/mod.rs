@@ -115,7 +115,8 @@ impl KeyFile {
             return Err(KeyringError::Malformed(error));
         }
         let address = Address::from_secp256k1(&file.public_key);
-        if address.to_string() != file.address {
+        // Whatever its prefix: a key is good for every chain.
+        if Address::parse_any_prefix(&file.address) != Some(address) {
             let error = format!("address {:?} is not that of the public key, {address}", file.address);
             return Err(KeyringError::Malformed(error));
         }

@@ -31,6 +31,9 @@ struct Global {
     /// File whose first line is the key's passphrase; without it the terminal is asked.
     #[arg(long, global = true, env = "DEEPNODE_PASSPHRASE_FILE")]
     passphrase_file: Option<PathBuf>,
+    /// Prefix of the chain's addresses; asked of the node by default.
+    #[arg(long, global = true, env = "DEEPNODE_BECH32_PREFIX")]
+    bech32_prefix: Option<String>,
     /// Logs as JSON lines.
     #[arg(long, global = true)]
     log_json: bool,
@@ -79,6 +82,9 @@ impl Cli {
     /// Does what was asked.
     pub fn run(self) -> anyhow::Result<()> {
         let global = &self.global;
+        if let Some(prefix) = &global.bech32_prefix {
+            deepnode_tx::address::set_prefix(prefix)?;
+        }
         match self.command {
             Command::Init(init) => init.run(global),
             Command::Models(models) => models.run(global),

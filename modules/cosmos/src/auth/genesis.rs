@@ -5,19 +5,34 @@ use base64::Engine;
 use deepnode_core::{errors, json, Address, Ctx, KvRead, Result, Time, Walk};
 use deepnode_proto::cosmos::crypto::secp256k1::PubKey;
 use deepnode_proto::Name;
-use deepnode_tx::PublicKey;
+use deepnode_tx::{address, PublicKey};
 use serde::{Deserialize, Serialize};
 
-use super::state::{Account, Key, ModuleInfo, ACCOUNTS, BY_NUMBER, LAST_NUMBER, MODULES, NONCES, PARAMS};
+use super::state::{
+    Account, Key, ModuleInfo, ACCOUNTS, BECH32_PREFIX, BY_NUMBER, LAST_NUMBER, MODULES, NONCES, PARAMS,
+};
 use super::Params;
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Genesis {
+    /// Prefix of account addresses. The program must have chosen it before it reads any address.
+    pub bech32_prefix: String,
     pub params: Params,
     /// Those whose number is not above all before it get the next one, in this order.
     pub accounts: Vec<AccountJson>,
     pub unordered_nonces: Vec<NonceJson>,
+}
+
+impl Default for Genesis {
+    fn default() -> Self {
+        Genesis {
+            bech32_prefix: address::prefix().into(),
+            params: Params::default(),
+            accounts: Vec::new(),
+            unordered_nonces: Vec::new(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -69,7 +84,16 @@ pub struct NonceJson {
     pub signer: Address,
 }
 
+/// Makes the prefix of the section that of this process. A genesis file without one means the default, whatever the
+/// process was started with, so that all nodes agree.
+pub fn choose_prefix(section: &serde_json::Value) -> Result<()> {
+    let prefix = section.get("bech32_prefix").and_then(serde_json::Value::as_str);
+    address::set_prefix(prefix.unwrap_or(address::DEFAULT_PREFIX))
+        .map_err(|e| errors::invalid_request(format!("genesis of auth: bech32_prefix: {e}")))
+}
+
 pub fn init(cx: &mut Ctx<'_>, genesis: Genesis) -> Result<()> {
+    BECH32_PREFIX.set(cx, &genesis.bech32_prefix)?;
     genesis.params.check()?;
     PARAMS.set(cx, &genesis.params)?;
     let mut accounts = genesis.accounts;
@@ -117,7 +141,12 @@ pub fn export(kv: &dyn KvRead) -> Result<Genesis> {
     }
     let nonces = NONCES.iter(kv, Walk::FORWARD);
     let nonces = nonces.map(|nonce| nonce.map(|(time, signer)| NonceJson { timeout: time.0, signer }));
-    Ok(Genesis { params: PARAMS.load(kv)?, accounts, unordered_nonces: nonces.collect::<Result<_>>()? })
+    Ok(Genesis {
+        bech32_prefix: super::bech32_prefix(kv)?,
+        params: PARAMS.load(kv)?,
+        accounts,
+        unordered_nonces: nonces.collect::<Result<_>>()?,
+    })
 }
 
 impl AccountJson {

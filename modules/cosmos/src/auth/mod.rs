@@ -15,7 +15,7 @@ use deepnode_proto::cosmos::auth::v1beta1::MsgUpdateParams;
 
 pub use params::Params;
 pub use state::{Account, Key, ModuleInfo};
-use state::{ACCOUNTS, BY_NUMBER, LAST_NUMBER, MODULES, NONCES, PARAMS};
+use state::{ACCOUNTS, BECH32_PREFIX, BY_NUMBER, LAST_NUMBER, MODULES, NONCES, PARAMS};
 
 /// Account that fees are paid to.
 pub const FEE_COLLECTOR: &str = "fee_collector";
@@ -44,6 +44,8 @@ impl Module for AuthModule {
     }
 
     fn init_genesis(&self, cx: &mut Ctx<'_>, genesis: &serde_json::Value) -> Result<()> {
+        // Before the first address of the genesis file is read.
+        genesis::choose_prefix(genesis)?;
         genesis::init(cx, json::parse(self.name(), genesis)?)
     }
 
@@ -63,6 +65,11 @@ impl Module for AuthModule {
 /// The parameters.
 pub fn params(kv: &(impl KvRead + ?Sized)) -> Result<Params> {
     PARAMS.load(kv)
+}
+
+/// The prefix of the chain's account addresses; before genesis the process's.
+pub fn bech32_prefix(kv: &(impl KvRead + ?Sized)) -> Result<String> {
+    Ok(BECH32_PREFIX.get(kv)?.unwrap_or_else(|| deepnode_tx::address::prefix().into()))
 }
 
 /// The account of an address, if it has one.

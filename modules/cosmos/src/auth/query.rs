@@ -3,7 +3,6 @@
 use deepnode_core::query::{paginate, Code};
 use deepnode_core::{Address, Queries, QueryCtx, QueryResult, Status, Walk};
 use deepnode_proto::cosmos::auth::v1beta1::*;
-use deepnode_tx::address::ACCOUNT_PREFIX;
 
 use super::state::{Account, ACCOUNTS, BY_NUMBER, MODULES};
 
@@ -98,8 +97,8 @@ fn module_account(cx: QueryCtx<'_>, address: &Address) -> QueryResult<deepnode_c
     Ok(account.to_any(address)?)
 }
 
-fn bech32_prefix(_: QueryCtx<'_>, _: Bech32PrefixRequest) -> QueryResult<Bech32PrefixResponse> {
-    Ok(Bech32PrefixResponse { bech32_prefix: ACCOUNT_PREFIX.into() })
+fn bech32_prefix(cx: QueryCtx<'_>, _: Bech32PrefixRequest) -> QueryResult<Bech32PrefixResponse> {
+    Ok(Bech32PrefixResponse { bech32_prefix: super::bech32_prefix(cx.state)? })
 }
 
 fn address_bytes_to_string(

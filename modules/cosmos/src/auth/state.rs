@@ -18,6 +18,8 @@ pub const BY_NUMBER: Map<u64, Address> = Map::new(STORE, 0x03);
 pub const MODULES: Map<String, Address> = Map::new(STORE, 0x04);
 /// Used nonces of unordered transactions by their timeout.
 pub const NONCES: Set<(Time, Address)> = Set::new(STORE, 0x05);
+/// How this chain writes addresses; chosen at genesis, for good.
+pub const BECH32_PREFIX: Item<String> = Item::new(STORE, 0x06);
 
 /// An account. Its address is its key in the state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
