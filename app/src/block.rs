@@ -227,7 +227,7 @@ fn misbehavior(m: &deepnode_proto::tendermint_proto::v0_38::abci::Misbehavior) -
 
 /// Code 2, gas 0: the only answer to bytes that are no transaction.
 fn undecodable(e: &deepnode_tx::TxError) -> TxResult {
-    TxResult { code: e.code(), codespace: "sdk", log: e.to_string(), ..TxResult::default() }
+    TxResult { code: e.code(), codespace: "sdk", log: errors::brief(e.to_string()), ..TxResult::default() }
 }
 
 fn hook(

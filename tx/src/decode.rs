@@ -43,6 +43,9 @@ impl Tx {
         if bytes.len() > MAX_TX_BYTES {
             return Err(TxError::TooLarge { size: bytes.len(), max: MAX_TX_BYTES });
         }
+        if bytes.is_empty() {
+            return Err(TxError::Decode("tx bytes are empty".into()));
+        }
         let raw = TxRaw::decode(bytes).map_err(|e| TxError::Decode(format!("TxRaw: {e}")))?;
         // Ascending fields, shortest varints, no defaults, nothing unknown: all that differs does not come out again.
         if raw.encode_to_vec() != bytes {

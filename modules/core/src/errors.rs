@@ -4,7 +4,29 @@ use crate::{Error, TxError};
 
 /// A refusal in a module's own codespace. Codes start at 2; 1 is reserved for internal errors.
 pub fn tx(codespace: &'static str, code: u32, log: impl Into<String>) -> Error {
-    Error::Tx(TxError { codespace, code, log: log.into() })
+    Error::Tx(TxError { codespace, code, log: brief(log.into()) })
+}
+
+/// Bytes of a refusal's text.
+const MAX_TEXT: usize = 1_000;
+/// How much of them its end may take, where clients look for the kind of the error.
+const TAIL: usize = 300;
+
+/// A text that reaches logs and clients, with its middle left out if it is long: refusals quote what they refuse, and
+/// that may be a megabyte.
+pub fn brief(text: String) -> String {
+    if text.len() <= MAX_TEXT {
+        return text;
+    }
+    let cut = |mut at: usize| {
+        while !text.is_char_boundary(at) {
+            at = at.saturating_add(1);
+        }
+        at
+    };
+    let (head, tail) = (cut(MAX_TEXT.saturating_sub(TAIL)), cut(text.len().saturating_sub(TAIL)));
+    let left_out = tail.saturating_sub(head);
+    format!("{} ... ({left_out} bytes left out) ... {}", &text[..head], &text[tail..])
 }
 
 macro_rules! sdk {
@@ -85,4 +107,17 @@ impl From<crate::NumError> for Error {
 /// What the transaction's own crate refuses, with its code.
 pub fn refused(e: deepnode_tx::TxError) -> Error {
     tx(deepnode_tx::error::CODESPACE, e.code(), e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_keep_their_ends() {
+        assert_eq!(brief("short".into()), "short");
+        let text = brief(format!("amount \"{}\": invalid request", "é€".repeat(100_000)));
+        assert!(text.starts_with("amount \"é€") && text.ends_with("é€\": invalid request"), "{text}");
+        assert!(text.len() < 1_100 && text.contains("bytes left out"), "{}", text.len());
+    }
 }

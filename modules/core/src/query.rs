@@ -32,9 +32,9 @@ pub struct Status {
 }
 
 impl Status {
-    /// A status with a message.
+    /// A status with a message; the middle of a long one is left out.
     pub fn new(code: Code, message: impl fmt::Display) -> Self {
-        Status { code, message: message.to_string() }
+        Status { code, message: crate::errors::brief(message.to_string()) }
     }
     /// A request field is malformed.
     pub fn invalid(message: impl fmt::Display) -> Self {
