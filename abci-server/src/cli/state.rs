@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context, Result};
 use clap::Args;
-use deepnode_store::db::{Database, Options};
+use deepnode_store::db::{Database, DbError, Options};
 
 use crate::comet::Binary;
 
@@ -67,8 +67,12 @@ impl Reset {
         }
         let dir = home.join(STATE_DIR);
         if dir.exists() {
-            // Fails while a node has it open.
-            drop(Database::open(&dir, &deepnode_app::STORES, &Options::default(), &mut |_| {})?);
+            // A node that has it open keeps it; a damaged one is what may have led here.
+            match Database::open(&dir, &deepnode_app::STORES, &Options::default(), &mut |_| {}) {
+                Err(e @ DbError::InUse { .. }) => return Err(e.into()),
+                Err(e) => eprintln!("note: {e}"),
+                Ok(_) => {}
+            }
             fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
         }
         let binary = Binary::find(self.cometbft.as_deref())?;

@@ -12,7 +12,10 @@ pub type DbResult<T> = Result<T, DbError>;
 pub enum DbError {
     #[error("{path}: another process uses this database")]
     InUse { path: PathBuf },
-    #[error("{path}: the database is damaged: {what}")]
+    #[error(
+        "{path}: the database is damaged: {what}; put a copy of the directory in its place, or remove it and let the chain \
+         be read again"
+    )]
     Damaged { path: PathBuf, what: String },
     #[error("the state is inconsistent: {0}")]
     Inconsistent(String),
