@@ -172,9 +172,7 @@ async fn follow(
                 if let Some(stream) = stream.as_mut() {
                     drain(stream, &mut text, on).await;
                 }
-                let settled = task.settlement.as_ref().map(|s| s.price.clone()).filter(|p| !p.is_empty());
-                let price = settled.unwrap_or_else(|| price_of(&task));
-                return Ok(Answered { id, text, receipt: task.receipt, price });
+                return Ok(Answered { id, text, price: price_of(&task), receipt: task.receipt });
             }
             TaskStatus::Refunded | TaskStatus::Cancelled => {
                 let status = task.status().as_str_name();
@@ -271,12 +269,12 @@ pub async fn task(client: &Client, id: u64) -> Result<Task, ClientError> {
     task.ok_or_else(|| ClientError::Input(format!("the node's answer about task {id} is empty")))
 }
 
-/// udn that the receipt is worth, before settlement: what the chain computed when it came.
+/// udn that the task cost, once it is settled; before that, the escrow bounds it.
 fn price_of(task: &Task) -> String {
-    task.settlement
-        .as_ref()
-        .map(|s| s.price.clone())
-        .unwrap_or_else(|| "not settled, at most ".to_owned() + &task.escrow)
+    match &task.settlement {
+        Some(settlement) if !settlement.price.is_empty() => settlement.price.clone(),
+        _ => format!("not settled, at most {}", task.escrow),
+    }
 }
 
 fn task_id(data: &str) -> Result<u64, ClientError> {
