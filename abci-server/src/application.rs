@@ -1,5 +1,7 @@
 //! The application behind ABCI's trait. All methods are overridden: the trait's defaults accept everything.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use deepnode_app::App;
 use deepnode_core::{Result, Time};
@@ -14,13 +16,30 @@ use tendermint_proto::v0_38::abci::{
     ResponseListSnapshots, ResponseLoadSnapshotChunk, ResponseOfferSnapshot, ResponsePrepareProposal,
     ResponseProcessProposal, ResponseQuery, ResponseVerifyVoteExtension,
 };
+use tokio::runtime::Handle;
 use tracing::{info, warn};
 
 use crate::abci::{Fault, Prefetch};
+use crate::node::Node;
 
-/// An [`App`] that CometBFT can call.
+/// An application that CometBFT can call, and the node around it, which answers queries.
 #[derive(Clone)]
-pub struct AbciApp(pub App);
+pub struct AbciApp {
+    node: Node,
+    runtime: Handle,
+}
+
+impl AbciApp {
+    /// `runtime` is where queries wait for CometBFT; the calls themselves must come from outside of it.
+    pub fn new(node: Node, runtime: Handle) -> Self {
+        node.metrics.height(node.app.height());
+        AbciApp { node, runtime }
+    }
+
+    fn app(&self) -> &App {
+        &self.node.app
+    }
+}
 
 /// What the application cannot answer ends the node, by way of the transport's fault policy.
 fn or_fault<T>(result: Result<T>) -> T {
@@ -43,27 +62,29 @@ impl Application for AbciApp {
     }
 
     fn info(&self, _: RequestInfo) -> ResponseInfo {
-        or_fault(self.0.info())
+        or_fault(self.app().info())
     }
 
     fn init_chain(&self, request: RequestInitChain) -> ResponseInitChain {
         info!(chain_id = request.chain_id, "genesis");
-        or_fault(self.0.init_chain(request))
+        or_fault(self.app().init_chain(request))
     }
 
     fn query(&self, request: RequestQuery) -> ResponseQuery {
-        self.0.abci_query(&request)
+        self.node.abci_query(&request, &self.runtime)
     }
 
     fn check_tx(&self, request: RequestCheckTx) -> ResponseCheckTx {
         let recheck = request.r#type() == CheckTxType::Recheck;
-        or_fault(self.0.check_tx(&request.tx, recheck))
+        let answer = or_fault(self.app().check_tx(&request.tx, recheck));
+        self.node.metrics.checked(recheck, answer.code == 0);
+        answer
     }
 
     fn prepare_proposal(&self, request: RequestPrepareProposal) -> ResponsePrepareProposal {
         let (height, time) = block(request.height, request.time.as_ref());
         let room = u64::try_from(request.max_tx_bytes).unwrap_or(0);
-        let txs = self.0.prepare_proposal(&request.txs, height, time, room).unwrap_or_else(|e| {
+        let txs = self.app().prepare_proposal(&request.txs, height, time, room).unwrap_or_else(|e| {
             warn!(height, "proposing an empty block: {e}");
             Vec::new()
         });
@@ -72,7 +93,8 @@ impl Application for AbciApp {
 
     fn process_proposal(&self, request: RequestProcessProposal) -> ResponseProcessProposal {
         let (height, time) = block(request.height, request.time.as_ref());
-        let refusal = or_fault(self.0.process_proposal(&request.txs, height, time));
+        let refusal = or_fault(self.app().process_proposal(&request.txs, height, time));
+        self.node.metrics.proposal(refusal.is_none());
         let status = match refusal {
             None => ProposalStatus::Accept,
             Some(why) => {
@@ -96,13 +118,17 @@ impl Application for AbciApp {
 
     fn finalize_block(&self, request: RequestFinalizeBlock) -> ResponseFinalizeBlock {
         let (height, txs) = (request.height, request.txs.len());
-        let response = or_fault(self.0.finalize_block(request));
+        let begin = Instant::now();
+        let response = or_fault(self.app().finalize_block(request));
+        self.node.metrics.executed(begin, response.tx_results.iter().map(|r| (r.code, r.gas_used)));
         info!(height, txs, updates = response.validator_updates.len(), "block");
         response
     }
 
     fn commit(&self) -> ResponseCommit {
-        let retain_height = or_fault(self.0.commit());
+        let begin = Instant::now();
+        let retain_height = or_fault(self.app().commit());
+        self.node.metrics.committed(begin, self.app().height());
         ResponseCommit { retain_height: i64::try_from(retain_height).unwrap_or(0) }
     }
 
@@ -129,6 +155,6 @@ impl Application for AbciApp {
 
 impl Prefetch for AbciApp {
     fn prefetch(&self, txs: &[Bytes]) {
-        self.0.prefetch(txs);
+        self.app().prefetch(txs);
     }
 }

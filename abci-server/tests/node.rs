@@ -1,9 +1,6 @@
 //! `deepnoded` as its users have it: the real program with the real CometBFT behind it.
 
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+mod harness;
 
 use deepnode_client::keyring::{Backend, Passphrase};
 use deepnode_client::{Client, ClientError, Gas, Keyring, Options};
@@ -11,128 +8,7 @@ use deepnode_proto::cosmos::bank::v1beta1::MsgSend;
 use deepnode_proto::cosmos::base::v1beta1::Coin;
 use deepnode_proto::{Any, AnyExt};
 use deepnode_tx::Address;
-use serde_json::Value;
-
-const KEYS: [&str; 2] = ["--keyring-backend", "test"];
-
-/// A node in a folder of its own, on ports of its own.
-struct Node {
-    home: tempfile::TempDir,
-    grpc: u16,
-    rest: u16,
-    child: Option<Child>,
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn cometbft() -> PathBuf {
-    match std::env::var_os("COMETBFT") {
-        Some(path) => path.into(),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/bin/cometbft"),
-    }
-}
-
-impl Node {
-    fn new() -> Self {
-        let node =
-            Node { home: tempfile::tempdir().unwrap(), grpc: free_port(), rest: free_port(), child: None };
-        node.ok(&["init", "alone", "--chain-id", "test-1"]);
-        let config = node.home.path().join("config/config.toml");
-        let text = std::fs::read_to_string(&config).unwrap();
-        let text = text
-            .replace("127.0.0.1:26657", &format!("127.0.0.1:{}", free_port()))
-            .replace("127.0.0.1:26656", &format!("127.0.0.1:{}", free_port()))
-            .replace("timeout_commit = \"1s\"", "timeout_commit = \"200ms\"");
-        std::fs::write(&config, text).unwrap();
-        for key in ["me", "you"] {
-            node.ok(&[&["keys", "add", key], &KEYS[..]].concat());
-        }
-        node.ok(&[&["genesis", "account", "me", "1000000000udn"], &KEYS[..]].concat());
-        node.ok(&[&["genesis", "validator", "me", "100000000udn"], &KEYS[..]].concat());
-        node
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_deepnoded"));
-        command.arg("--home").arg(self.home.path()).args(args);
-        command.env("COMETBFT", cometbft()).env("DEEPNODE_NODE", format!("127.0.0.1:{}", self.grpc));
-        command
-    }
-
-    /// Runs a command that must succeed, and returns what it printed.
-    fn ok(&self, args: &[&str]) -> String {
-        let out = self.command(args).output().unwrap();
-        assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
-        String::from_utf8(out.stdout).unwrap()
-    }
-
-    /// Runs a command that must fail, and returns its error.
-    fn fails(&self, args: &[&str]) -> String {
-        let out = self.command(args).output().unwrap();
-        assert!(!out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stdout));
-        String::from_utf8(out.stderr).unwrap()
-    }
-
-    fn start(&mut self) {
-        let log = std::fs::File::create(self.home.path().join("node.log")).unwrap();
-        let (grpc, rest) = (format!("127.0.0.1:{}", self.grpc), format!("127.0.0.1:{}", self.rest));
-        let args = ["start", "--with-cometbft", "--grpc", &grpc, "--rest", &rest, "--cache-mb", "16"];
-        self.child = Some(self.command(&args).stderr(log).stdin(Stdio::null()).spawn().unwrap());
-    }
-
-    async fn client(&self) -> Client {
-        let begin = Instant::now();
-        loop {
-            match Client::connect(&format!("127.0.0.1:{}", self.grpc)).await {
-                Ok(client) => return client,
-                Err(e) if begin.elapsed() > Duration::from_secs(40) => {
-                    let log = std::fs::read_to_string(self.home.path().join("node.log")).unwrap_or_default();
-                    panic!("{e}\n{log}");
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
-            }
-        }
-    }
-
-    fn kill(&mut self) {
-        let mut child = self.child.take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    /// Ctrl-C, as a user would; true if the exit code is 0.
-    fn stop(&mut self) -> bool {
-        let mut child = self.child.take().unwrap();
-        // SAFETY: the child is ours and not reaped.
-        unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
-        child.wait().unwrap().success()
-    }
-
-    fn json(&self, args: &[&str]) -> Value {
-        serde_json::from_str(&self.ok(args)).unwrap()
-    }
-
-    fn balance(&self, address: &Address) -> u128 {
-        let answer = self.json(&["query", "bank", "balance", &address.to_string(), "udn", "-o", "json"]);
-        answer["balance"]["amount"].as_str().unwrap().parse().unwrap()
-    }
-
-    async fn rest(&self, path: &str) -> (u16, Value) {
-        let answer = reqwest::get(format!("http://127.0.0.1:{}{path}", self.rest)).await.unwrap();
-        (answer.status().as_u16(), serde_json::from_str(&answer.text().await.unwrap()).unwrap())
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
+use harness::{free_port, Node, KEYS};
 
 fn send(from: &Address, to: &Address, amount: &str) -> Any {
     Any::pack(&MsgSend {
@@ -197,7 +73,7 @@ async fn one_node_from_init_to_restart() {
     assert_eq!(node.balance(&you), 12);
     client.send(&me, vec![send(&me.address(), &you, "1")], options).await.unwrap();
     assert_eq!(node.balance(&you), 13);
-    let before = node.json(&["status", "-o", "json"])["height"].as_str().unwrap().parse::<u64>().unwrap();
+    let before = node.height();
     assert!(node.stop(), "a stopped node ends with code 0");
 
     // A stopped node can be taken back by a block, and says why it does not answer.
@@ -207,19 +83,19 @@ async fn one_node_from_init_to_restart() {
     assert!(error.contains("deepnoded start"), "{error}");
     node.start();
     node.client().await;
-    let begin = Instant::now();
-    loop {
-        let height = node.json(&["status", "-o", "json"])["height"].as_str().unwrap().parse::<u64>().unwrap();
-        if height > before {
-            break;
-        }
-        assert!(
-            begin.elapsed() < Duration::from_secs(30),
-            "no block after a rollback: height {height}, was {before}"
-        );
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    node.wait_for_height(before + 1).await;
     assert_eq!(node.balance(&you), 13);
+
+    // A database whose log is gone is not taken for an empty one; the error says what to do, and that works.
+    assert!(node.stop());
+    let log = node.home.path().join("data/deepnode/sled/db");
+    std::fs::OpenOptions::new().write(true).open(log).unwrap().set_len(0).unwrap();
+    let error = node.fails(&["start", "--cache-mb", "16"]);
+    assert!(error.contains("damaged") && error.contains("deepnoded reset"), "{error}");
+    node.ok(&["reset", "--yes"]);
+    node.start();
+    node.client().await;
+    assert_eq!(node.balance(&you), 0, "a new chain from the same genesis");
 }
 
 /// Clients match on this.

@@ -6,7 +6,7 @@ use deepnode_proto::cosmos::base::abci::v1beta1::{GasInfo, Result as ProtoResult
 use deepnode_proto::tendermint_proto::v0_38::abci::{RequestQuery, ResponseQuery};
 use deepnode_proto::tendermint_proto::v0_38::crypto::{ProofOp, ProofOps};
 use deepnode_store::db::{DbError, Snapshot};
-use deepnode_store::Overlay;
+use deepnode_store::{KvRead, Overlay, Range};
 use prost::Message;
 
 use crate::{wire, App};
@@ -51,6 +51,28 @@ impl From<DbError> for Refusal {
     }
 }
 
+/// Entries that one answer may list.
+const SUBSPACE: usize = 1_000;
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Pairs {
+    #[prost(message, repeated, tag = "1")]
+    pairs: Vec<Pair>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Pair {
+    #[prost(bytes = "vec", tag = "1")]
+    key: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+fn store_name(name: &str) -> std::result::Result<&'static str, Refusal> {
+    let found = crate::STORES.into_iter().find(|known| *known == name);
+    found.ok_or_else(|| Refusal { code: 6, log: format!("no such store: {name}: unknown request") })
+}
+
 impl App {
     /// Answers a gRPC method at `height`, or at the latest if that is 0, and says at which.
     pub fn query(&self, path: &str, height: u64, request: &[u8]) -> QueryResult<(u64, Vec<u8>)> {
@@ -75,11 +97,21 @@ impl App {
         }
     }
 
-    /// ABCI's Query: `/store/{name}/key`, `/app/version`, `/app/simulate`, or a gRPC method.
+    /// ABCI's Query: `/store/{name}/key`, `/store/{name}/subspace`, `/app/version`, `/app/simulate`, or a method of a
+    /// module.
     pub fn abci_query(&self, request: &RequestQuery) -> ResponseQuery {
+        self.abci_query_with(request, |path, height, data| self.query(path, height, data))
+    }
+
+    /// The same with `methods` for what is none of the application's own paths: a node serves more than the modules.
+    pub fn abci_query_with(
+        &self,
+        request: &RequestQuery,
+        methods: impl FnOnce(&str, u64, &[u8]) -> QueryResult<(u64, Vec<u8>)>,
+    ) -> ResponseQuery {
         let height = u64::try_from(request.height);
         let answer = match height {
-            Ok(height) => self.route(request, height),
+            Ok(height) => self.route(request, height, methods),
             Err(_) => Err(Refusal::invalid(format!("height {} is negative", request.height))),
         };
         answer.unwrap_or_else(|refusal| ResponseQuery {
@@ -91,20 +123,34 @@ impl App {
         })
     }
 
-    fn route(&self, request: &RequestQuery, height: u64) -> std::result::Result<ResponseQuery, Refusal> {
+    fn route(
+        &self,
+        request: &RequestQuery,
+        height: u64,
+        methods: impl FnOnce(&str, u64, &[u8]) -> QueryResult<(u64, Vec<u8>)>,
+    ) -> std::result::Result<ResponseQuery, Refusal> {
         let parts: Vec<_> = request.path.split('/').skip(1).collect();
         match parts.as_slice() {
             ["store", store, "key"] => self.store_query(store, request, height),
+            ["store", store, "subspace"] => self.subspace(store, request, height),
             ["app", "version"] => Ok(self.answer(self.height(), env!("CARGO_PKG_VERSION").into())),
             ["app", "simulate"] => {
                 Ok(self.answer(self.height(), self.simulation(&request.data)?.encode_to_vec()))
             }
             ["p2p", "filter", ..] => Ok(self.answer(self.height(), Vec::new())),
+            ["app" | "store" | "p2p", ..] => Err(Refusal {
+                code: 6,
+                log: format!(
+                    "path {:?} is none of /app/version, /app/simulate, /store/NAME/key, /store/NAME/subspace, \
+                     /p2p/filter/...: unknown request",
+                    request.path
+                ),
+            }),
             _ if request.prove => {
                 Err(Refusal::invalid(format!("{}: proofs exist of /store/... only", request.path)))
             }
             _ => {
-                let (height, value) = self.query(&request.path, height, &request.data)?;
+                let (height, value) = methods(&request.path, height, &request.data)?;
                 Ok(self.answer(height, value))
             }
         }
@@ -124,13 +170,10 @@ impl App {
         request: &RequestQuery,
         height: u64,
     ) -> std::result::Result<ResponseQuery, Refusal> {
-        let Some(store) = crate::STORES.into_iter().find(|name| *name == store) else {
-            return Err(Refusal { code: 6, log: format!("no such store: {store}: unknown request") });
-        };
+        let store = store_name(store)?;
         let state = self.state_at(height)?;
         if !request.prove {
-            let value = deepnode_store::KvRead::get(&state, store, &request.data)
-                .map_err(|e| Refusal::invalid(e.to_string()))?;
+            let value = state.get(store, &request.data).map_err(|e| Refusal::invalid(e.to_string()))?;
             let mut answer = self.answer(state.height(), value.unwrap_or_default());
             answer.key = request.data.clone();
             return Ok(answer);
@@ -151,6 +194,36 @@ impl App {
             ],
         });
         Ok(answer)
+    }
+
+    /// All entries whose keys begin with the request's data, as the SDK's `cosmos.store.internal.kv.v1beta1.Pairs`.
+    fn subspace(
+        &self,
+        store: &str,
+        request: &RequestQuery,
+        height: u64,
+    ) -> std::result::Result<ResponseQuery, Refusal> {
+        let store = store_name(store)?;
+        if request.prove {
+            return Err(Refusal::invalid("a subspace has no proof: ask for its keys"));
+        }
+        let state = self.state_at(height)?;
+        let mut pairs = Pairs::default();
+        for entry in state.scan(store, Range::prefix(request.data.to_vec())) {
+            let (key, value) = entry.map_err(|e| Refusal::invalid(e.to_string()))?;
+            if pairs.pairs.len() >= SUBSPACE {
+                return Err(Refusal::invalid(format!("the subspace holds more than {SUBSPACE} entries")));
+            }
+            pairs.pairs.push(Pair { key, value });
+        }
+        let mut answer = self.answer(state.height(), pairs.encode_to_vec());
+        answer.key = request.data.clone();
+        Ok(answer)
+    }
+
+    /// The lowest height that can be asked about, 0 before the first block.
+    pub fn earliest_height(&self) -> u64 {
+        self.shared.db.oldest()
     }
 
     /// What a transaction would do and cost, as `cosmos.tx.v1beta1.Service/Simulate` answers it.

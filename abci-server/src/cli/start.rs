@@ -14,7 +14,7 @@ use super::state::STATE_DIR;
 use crate::abci::{Address, Listener, Server};
 use crate::application::AbciApp;
 use crate::comet::{Binary, Home, Options as CometOptions, Rpc, Supervisor};
-use crate::node::{grpc, rest, Node};
+use crate::node::{grpc, metrics, rest, Node};
 
 #[derive(Args)]
 pub struct Start {
@@ -33,6 +33,9 @@ pub struct Start {
     /// Where REST listens.
     #[arg(long, default_value = "127.0.0.1:1317")]
     rest: SocketAddr,
+    /// Where /metrics is, in Prometheus' text format; REST has it too. None by default.
+    #[arg(long, value_name = "127.0.0.1:PORT")]
+    metrics: Option<SocketAddr>,
     /// Least gas prices for the mempool, comma separated; any one of them is enough.
     #[arg(long, default_value = "0udn")]
     minimum_gas_prices: String,
@@ -71,14 +74,15 @@ impl Start {
         let listener = Listener::bind(&address).with_context(|| format!("cannot listen on {address}"))?;
         let (ended, end) = mpsc::channel();
         let fault = ended.clone();
-        let server = Server::start(listener, AbciApp(app.clone()), move |e| {
-            error!("fault: {e}");
-            let _ = fault.send(Err(anyhow!("the node cannot go on: {e}")));
-        })?;
-
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let rpc = Rpc::new(&comet_home.rpc_url()?)?;
-        let node = Node { app: app.clone(), rpc, min_gas_prices: self.minimum_gas_prices.clone() };
+        let node = Node::new(app.clone(), rpc, self.minimum_gas_prices.clone());
+        let server =
+            Server::start(listener, AbciApp::new(node.clone(), runtime.handle().clone()), move |e| {
+                error!("fault: {e}");
+                let _ = fault.send(Err(anyhow!("the node cannot go on: {e}")));
+            })?;
+
         let (stop, stopping) = tokio::sync::watch::channel(false);
         let servers = runtime.block_on(async {
             let (grpc_listener, rest_listener) =
@@ -86,6 +90,10 @@ impl Start {
             let stopped = |mut stopping: tokio::sync::watch::Receiver<bool>| async move {
                 let _ = stopping.wait_for(|stop| *stop).await;
             };
+            if let Some(address) = self.metrics {
+                let listener = grpc::bind("metrics", address).await?;
+                tokio::spawn(metrics::serve(node.metrics.clone(), listener));
+            }
             let grpc = tokio::spawn(grpc::serve(node.clone(), grpc_listener, stopped(stopping.clone())));
             let rest = tokio::spawn(rest::serve(node, rest_listener, stopped(stopping)));
             anyhow::Ok((grpc, rest))
@@ -145,7 +153,10 @@ impl Start {
                 info!(entries, "reading the state");
                 told = Instant::now();
             }
-        })?;
+        })
+        .context(
+            "the state does not open; `deepnoded reset` clears state and blocks, to be read again from peers",
+        )?;
         info!(height = app.height(), ms = begin.elapsed().as_millis() as u64, "state opened");
         Ok(app)
     }

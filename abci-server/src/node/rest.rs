@@ -7,6 +7,7 @@ use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use axum::Router;
 use deepnode_core::query::{Code, Status};
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor, Value as Reflected};
@@ -26,8 +27,10 @@ pub async fn serve(
     listener: tokio::net::TcpListener,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let routes = std::sync::Arc::new(Routes::new(&node));
+    let routes = std::sync::Arc::new(Routes::new());
+    let metrics = node.metrics.clone();
     let app = Router::new()
+        .route("/metrics", get(move || async move { metrics.response() }))
         .fallback(answer)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(CorsLayer::permissive())
@@ -55,22 +58,20 @@ enum Segment {
 }
 
 struct Routes {
-    served: Vec<Route>,
+    all: Vec<Route>,
 }
 
 impl Routes {
-    fn new(node: &Node) -> Self {
+    /// Those that nobody serves as well: a client hears the reason.
+    fn new() -> Self {
         let pool = deepnode_proto::pool();
         let http = pool.get_extension_by_name("google.api.http");
-        let known = node.paths();
-        let mut served = Vec::new();
+        let mut all = Vec::new();
         for service in pool.services() {
             for method in service.methods() {
                 let path = format!("/{}/{}", service.full_name(), method.name());
                 let options = method.options();
-                let Some(http) = http.as_ref().filter(|_| known.binary_search(&path.as_str()).is_ok()) else {
-                    continue;
-                };
+                let Some(http) = &http else { continue };
                 let rule = options.get_extension(http);
                 let Some(rule) = rule.as_message() else { continue };
                 let more = rule.get_field_by_name("additional_bindings");
@@ -85,7 +86,7 @@ impl Routes {
                         (_, Some(template)) => (Method::POST, template),
                         _ => continue,
                     };
-                    served.push(Route {
+                    all.push(Route {
                         verb,
                         template: parse_template(&template),
                         path: path.clone(),
@@ -97,13 +98,13 @@ impl Routes {
             }
         }
         // A literal segment beats a field: /blocks/latest before /blocks/{height}.
-        served.sort_by(|a, b| a.template.iter().map(Segment::rank).cmp(b.template.iter().map(Segment::rank)));
-        Routes { served }
+        all.sort_by(|a, b| a.template.iter().map(Segment::rank).cmp(b.template.iter().map(Segment::rank)));
+        Routes { all }
     }
 
     fn find(&self, verb: &Method, path: &str) -> Option<(&Route, BTreeMap<String, String>)> {
         let parts: Vec<_> = path.trim_matches('/').split('/').collect();
-        self.served.iter().filter(|r| r.verb == *verb).find_map(|r| Some((r, r.matches(&parts)?)))
+        self.all.iter().filter(|r| r.verb == *verb).find_map(|r| Some((r, r.matches(&parts)?)))
     }
 }
 

@@ -123,6 +123,11 @@ impl Database {
         self.tip().height
     }
 
+    /// The lowest height that is kept.
+    pub fn oldest(&self) -> u64 {
+        self.versions.read().front().map_or(0, |version| version.height)
+    }
+
     /// The app hash of the committed height.
     pub fn app_hash(&self) -> Hash {
         self.tip().app_hash
