@@ -49,8 +49,9 @@ bench: bench-abci bench-store bench-engine ## All benches, each beside its peer 
 bench-abci: ## The ABCI socket beside tendermint-abci's server and a bare socket (a minute)
 	cd bench && $(CARGO) run -p bench-abci
 
-bench-engine: model ## Prefill and decode tokens/s of the real model
-	$(CARGO) run --locked -p deepnode-worker --example engine-bench
+bench-engine: model ## Prefill and decode tokens/s of the real model beside llama.cpp, which it builds once (minutes)
+	@tools/install-llama-bench.sh
+	$(CARGO) run --locked -p deepnode-worker --example engine-bench -- --peer .tools/bin/llama-bench
 
 bench-store: ## A durable block beside a Jellyfish Merkle tree in sled (minutes)
 	cd bench && $(CARGO) run -p bench-store

@@ -1,82 +1,165 @@
-//! Tokens a second of the engine on SmolLM2-135M: prefill and decoding, for each instruction set and number of
-//! threads. Rounds are interleaved, medians printed.
+//! Tokens a second of the engine on SmolLM2-135M, beside llama.cpp on the same f16 weights: prefill and decoding, for
+//! each number of threads and instruction set. Rounds alternate between all of them, so that a busy machine meets them
+//! alike; medians are printed, with the best in brackets.
 //!
-//!     engine-bench [--rounds N] [--isa portable|avx2|avx512]... [--threads N]...
+//!     engine-bench [--peer llama-bench] [--rounds N] [--isa portable|avx2|avx512]... [--threads N]... [--case NAME]...
+//!
+//! `make bench-engine` builds the peer.
 
+mod llama;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use deepnode_worker::canon::sample::argmax;
 use deepnode_worker::canon::Backend;
 use deepnode_worker::cpu::{Cpu, Isa, Resident};
-use deepnode_worker::model::testing;
+use deepnode_worker::model::{testing, Model};
 
-/// What is measured: tokens prefilled, then tokens decoded.
-const CASES: [(&str, usize, usize); 5] =
-    [("pp32", 32, 0), ("pp128", 128, 0), ("pp512", 512, 0), ("tg64", 1, 64), ("tg32 at 512", 512, 32)];
+use llama::Llama;
+
+/// What is measured, named as llama-bench names it.
+#[derive(Clone, Copy)]
+struct Case {
+    name: &'static str,
+    /// Tokens of one prefill, ended by the logits of the last; or what the cache holds before decoding.
+    prefilled: usize,
+    /// Tokens decoded one by one, each from the logits before it.
+    decoded: usize,
+}
+
+const CASES: [Case; 5] = [
+    Case { name: "pp32", prefilled: 32, decoded: 0 },
+    Case { name: "pp128", prefilled: 128, decoded: 0 },
+    Case { name: "pp512", prefilled: 512, decoded: 0 },
+    Case { name: "tg64", prefilled: 1, decoded: 64 },
+    Case { name: "tg32@512", prefilled: 512, decoded: 32 },
+];
 
 /// Tokens a second of one case.
-fn measure(cpu: &dyn Backend, prefilled: usize, decoded: usize) -> f64 {
+fn measure(cpu: &dyn Backend, case: Case) -> f64 {
     let vocab = cpu.arch().vocab;
-    let tokens: Vec<u32> = (0..prefilled as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocab).collect();
-    let mut sequence = cpu.open(prefilled + decoded).expect("memory for a sequence");
-    let start = Instant::now();
-    let mut x = sequence.forward(&tokens, None).x_final;
-    if decoded == 0 {
-        return prefilled as f64 / start.elapsed().as_secs_f64();
-    }
+    let tokens: Vec<u32> =
+        (0..case.prefilled as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocab).collect();
+    let mut sequence = cpu.open(case.prefilled + case.decoded).expect("memory for a sequence");
     let width = cpu.arch().width as usize;
     let mut logits = vec![0.0; vocab as usize];
     let start = Instant::now();
-    for _ in 0..decoded {
-        cpu.logits(&x[x.len() - width..], &mut logits);
-        x = sequence.forward(&[argmax(&logits)], None).x_final;
+    let mut x = sequence.forward(&tokens, None).x_final;
+    cpu.logits(&x[x.len() - width..], &mut logits);
+    if case.decoded == 0 {
+        return case.prefilled as f64 / start.elapsed().as_secs_f64();
     }
-    decoded as f64 / start.elapsed().as_secs_f64()
+    let start = Instant::now();
+    for _ in 0..case.decoded {
+        x = sequence.forward(&[argmax(&logits)], None).x_final;
+        cpu.logits(&x[x.len() - width..], &mut logits);
+    }
+    case.decoded as f64 / start.elapsed().as_secs_f64()
 }
 
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+/// Tokens a second of one engine, by round.
+#[derive(Default)]
+struct Rates(Vec<f64>);
+
+impl Rates {
+    fn median(&mut self) -> f64 {
+        self.0.sort_by(f64::total_cmp);
+        self.0[self.0.len() / 2]
+    }
+
+    /// The median, and the best.
+    fn text(&mut self) -> String {
+        let median = self.median();
+        format!("{median:.1} ({:.1})", self.0[self.0.len() - 1])
+    }
+}
+
+struct Settings {
+    rounds: usize,
+    isas: Vec<Isa>,
+    threads: Vec<usize>,
+    cases: Vec<Case>,
+    peer: Option<PathBuf>,
+}
+
+impl Settings {
+    fn from_args() -> Self {
+        let (mut rounds, mut peer) = (5, None);
+        let (mut isas, mut threads, mut cases) = (Vec::new(), Vec::new(), Vec::new());
+        let mut args = std::env::args().skip(1);
+        while let (Some(flag), Some(value)) = (args.next(), args.next()) {
+            let case = CASES.into_iter().find(|case| case.name == value);
+            match (&*flag, &*value, case) {
+                ("--rounds", n, _) => rounds = n.parse().expect("--rounds takes a number"),
+                ("--threads", n, _) => threads.push(n.parse().expect("--threads takes a number")),
+                ("--isa", "portable", _) => isas.push(Isa::Portable),
+                ("--isa", "avx2", _) => isas.push(Isa::Avx2),
+                ("--isa", "avx512", _) => isas.push(Isa::Avx512),
+                ("--peer", path, _) => peer = Some(path.into()),
+                ("--case", _, Some(case)) => cases.push(case),
+                _ => panic!("{flag} {value}: see the top of engine-bench"),
+            }
+        }
+        if isas.is_empty() {
+            isas = Isa::available().into_iter().filter(|isa| *isa != Isa::Portable).collect();
+            isas.reverse();
+        }
+        if threads.is_empty() {
+            threads = vec![1, 2];
+        }
+        if cases.is_empty() {
+            cases = CASES.to_vec();
+        }
+        Settings { rounds, isas, threads, cases, peer }
+    }
 }
 
 fn main() {
-    let (mut rounds, mut isas, mut threads) = (5, Vec::new(), Vec::new());
-    let mut args = std::env::args().skip(1);
-    while let (Some(flag), Some(value)) = (args.next(), args.next()) {
-        match (&*flag, &*value) {
-            ("--rounds", n) => rounds = n.parse().expect("--rounds takes a number"),
-            ("--threads", n) => threads.push(n.parse().expect("--threads takes a number")),
-            ("--isa", "portable") => isas.push(Isa::Portable),
-            ("--isa", "avx2") => isas.push(Isa::Avx2),
-            ("--isa", "avx512") => isas.push(Isa::Avx512),
-            _ => panic!("{flag} {value}: see the top of engine-bench.rs"),
-        }
-    }
-    if isas.is_empty() {
-        isas = Isa::available().into_iter().filter(|isa| *isa != Isa::Portable).collect();
-    }
-    if threads.is_empty() {
-        threads = vec![1, 2];
-    }
+    let Settings { rounds, isas, threads, cases, peer } = Settings::from_args();
     let mapped = Arc::new(testing::smollm2());
     let model = Arc::new(Resident::copy(&mapped).expect("memory for the weights"));
-    let engines: Vec<_> = isas
+    let peer = peer.map(|program| Llama::new(program).unwrap_or_else(|e| panic!("the peer: {e}")));
+    let engines: Vec<Vec<(Isa, Cpu<Resident<Model>>)>> = threads
         .iter()
-        .flat_map(|isa| threads.iter().map(move |n| (*isa, *n)))
-        .map(|(isa, n)| (format!("{isa:?}, {n} threads"), Cpu::new(model.clone(), isa, n).expect("threads")))
+        .map(|n| isas.iter().map(|isa| (*isa, Cpu::new(model.clone(), *isa, *n).expect("threads"))).collect())
         .collect();
-    println!("tokens/s, median (best) of {rounds}");
-    for (case, prefilled, decoded) in CASES {
-        let mut results = vec![Vec::new(); engines.len()];
-        for _ in 0..rounds {
-            for (result, (_, cpu)) in results.iter_mut().zip(&engines) {
-                result.push(measure(cpu, prefilled, decoded));
+    println!("SmolLM2-135M, f16; tokens/s, median of {rounds} (best)");
+    if let Some(peer) = &peer {
+        println!("peer: {}", peer.version());
+    }
+    let column = |text: &str| print!(" {text:>16} |");
+    print!("\n| {:10} | threads |", "case");
+    column(if peer.is_some() { "llama.cpp" } else { "-" });
+    for isa in &isas {
+        column(&format!("{isa:?}"));
+        print!(" {:>5} |", "ratio");
+    }
+    print!("\n|------------|--------:|-----------------:|");
+    println!("{}", "-----------------:|------:|".repeat(isas.len()));
+    for case in cases {
+        for (threads, engines) in threads.iter().zip(&engines) {
+            let (mut theirs, mut ours) = (Rates::default(), Vec::new());
+            ours.resize_with(engines.len(), Rates::default);
+            for _ in 0..rounds {
+                for (rates, (_, cpu)) in ours.iter_mut().zip(engines) {
+                    rates.0.push(measure(cpu, case));
+                }
+                if let Some(peer) = &peer {
+                    theirs.0.push(peer.measure(case, *threads).unwrap_or_else(|e| panic!("the peer: {e}")));
+                }
             }
-        }
-        for (result, (name, _)) in results.iter_mut().zip(&engines) {
-            let median = median(result);
-            println!("{case:12} {name:20} {median:8.1} ({:.1})", result[result.len() - 1]);
+            print!("| {:10} | {threads:>7} |", case.name);
+            column(&if peer.is_some() { theirs.text() } else { "-".into() });
+            for rates in &mut ours {
+                column(&rates.text());
+                match &peer {
+                    Some(_) => print!(" {:>5.2} |", rates.median() / theirs.median()),
+                    None => print!(" {:>5} |", "-"),
+                }
+            }
+            println!();
         }
     }
 }
