@@ -153,24 +153,28 @@ impl Backend for Sled {
         let mut long = self.long.write();
         let number = self.count()?.saturating_add(1);
         batch.insert(&COUNT, &number.to_be_bytes());
+        // One buffer for all rows: sled copies them.
+        let mut row = Vec::with_capacity(PIECE_LEN + 1);
         for Op { table, key, value } in ops {
             let key = row_key(table, &key);
+            row.clear();
             let before = long.get(&key).copied().unwrap_or(0);
             let mut pieces = 0;
             match value {
                 None => batch.remove(&*key),
-                Some(mut value) if value.len() <= PIECE_LEN => {
-                    value.push(WHOLE);
-                    batch.insert(&*key, value);
+                Some(value) if value.len() <= PIECE_LEN => {
+                    row.extend_from_slice(&value);
+                    row.push(WHOLE);
+                    batch.insert(&*key, &*row);
                 }
                 Some(value) => {
                     for piece in value.chunks(PIECE_LEN) {
                         batch.insert(piece_key(&key, pieces), piece);
                         pieces += 1;
                     }
-                    let mut row = pieces.to_le_bytes().to_vec();
+                    row.extend_from_slice(&pieces.to_le_bytes());
                     row.push(IN_PIECES);
-                    batch.insert(&*key, row);
+                    batch.insert(&*key, &*row);
                 }
             }
             (pieces..before).for_each(|number| batch.remove(piece_key(&key, number)));

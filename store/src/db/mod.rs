@@ -182,36 +182,36 @@ impl Database {
             return Err(DbError::IndexValue { key: key.clone(), len: value.len(), max: MAX_VALUE_LEN });
         }
         let state = changes.iter().flat_map(|(store, changes)| {
-            changes.iter().map(move |(k, v)| (Table::STATE, state_key(store, k), v))
+            changes.keys().map(move |key| (Table::STATE, state_key(store, key)))
         });
-        let index_rows = index.iter().map(|((table, key), value)| (*table, key.clone(), value));
-        let rows: Vec<_> = state.chain(index_rows).collect();
+        let rows: Vec<_> = state.chain(index.keys().cloned()).collect();
         let (trees, old) = rayon::join(
             || version::apply(base.trees()?, &changes),
             || {
-                let read = |(table, key, _): &(Table, Vec<u8>, _)| self.backend.get(*table, key);
+                let read = |(table, key): &(Table, Vec<u8>)| self.backend.get(*table, key);
                 rows.par_iter().with_min_len(64).map(read).collect::<DbResult<Vec<_>>>()
             },
         );
         let (version, old) = (Version::tip(height, trees?), old?);
 
-        // What does not change is neither written nor undone.
-        let mut ops = Vec::with_capacity(rows.len() + 3);
-        for ((table, key, value), old) in rows.into_iter().zip(&old) {
-            if value != old {
-                ops.push(Op { table, key, value: value.clone() });
-            }
-        }
+        // The changes become what undoes them, in the order of the rows, and the new values go into the batch. What does
+        // not change is neither written nor undone.
         let before = Tip { height: base.height, app_hash: base.app_hash };
         let mut undo = Undo { before, state: changes, index };
-        let mut old = old.into_iter();
-        let mut put_back = |value: &mut Option<Vec<u8>>| {
-            let new = std::mem::replace(value, old.next().flatten());
-            new != *value
+        let mut ops = Vec::with_capacity(rows.len() + 3);
+        let mut rows = rows.into_iter().zip(old);
+        let mut swap = |value: &mut Option<Vec<u8>>| {
+            let Some(((table, key), old)) = rows.next() else { return false };
+            let new = std::mem::replace(value, old);
+            let changed = new != *value;
+            if changed {
+                ops.push(Op { table, key, value: new });
+            }
+            changed
         };
-        undo.state.values_mut().for_each(|changes| changes.retain(|_, value| put_back(value)));
+        undo.state.values_mut().for_each(|changes| changes.retain(|_, value| swap(value)));
         undo.state.retain(|_, changes| !changes.is_empty());
-        undo.index.retain(|_, value| put_back(value));
+        undo.index.retain(|_, value| swap(value));
 
         ops.push(Op { table: Table::UNDO, key: height.to_be_bytes().into(), value: Some(undo.encode()) });
         if let Some(pruned) = height.checked_sub(self.keep).filter(|pruned| *pruned > 0) {
