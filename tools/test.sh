@@ -74,10 +74,11 @@ PYTHON
 declare -A package
 name="" from=0 result=""
 
-# Ends the row of the test program that ran until now.
+# Ends the row of the test program that ran until now. What it said is shown if it failed.
 close() {
   [[ $name ]] || return 0
   [[ $result ]] || { result="no result" failed=1; }
+  [[ $verbose || $result != *"no result"* && $result != *FAILED* ]] || cat "$work/said"
   row "$name" $(($(now) - from)) "$result"
   name="" result=""
 }
@@ -86,6 +87,7 @@ close() {
 open() {
   close
   name=$1 from=$(now)
+  : >"$work/said"
   progress "$name"
 }
 
@@ -115,10 +117,9 @@ watch() {
         echo "$name: ${line#test }" >>"$work/ignored"
         [[ $line =~ ", make "[a-z-]+ ]] || { echo "ignored, and no make target is named: $line" >&2; failed=1; }
         ;;
-      "test "*" ... ok" | "running "*" test"* | "")
-        [[ ! $verbose ]] || echo "$line"
-        ;;
-      *) echo "$line" ;;
+      "test "*" has been running for over "*) progress "  $line" ;;
+      "error"*) echo "$line" ;;
+      *) if [[ $verbose ]]; then echo "$line"; else echo "$line" >>"$work/said"; fi ;;
     esac
   done
   close
@@ -136,6 +137,7 @@ run_tests() {
 
 : >"$work/table"
 : >"$work/ignored"
+: >"$work/said"
 step "check of what the machine has" tools/doctor.sh
 step "compiling programs and tests" compile
 quiet "tools/test-doctor.sh" '^$' tools/test-doctor.sh
