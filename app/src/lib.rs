@@ -2,7 +2,7 @@
 //!
 //! Synchronous and deterministic: the same blocks give the same bytes on every node. Requests and answers are ABCI's
 //! own types; sockets, clocks and files belong to `abci-server`.
-#![deny(clippy::float_arithmetic, clippy::unwrap_used)]
+#![deny(clippy::float_arithmetic, clippy::unwrap_used, clippy::disallowed_types, clippy::disallowed_methods)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod ante;
@@ -135,6 +135,11 @@ impl App {
     /// The app hash of the committed height.
     pub fn app_hash(&self) -> [u8; 32] {
         self.shared.db.app_hash()
+    }
+
+    /// The committed state.
+    pub fn state(&self) -> Snapshot {
+        self.shared.db.latest()
     }
 
     /// The checks of transactions.

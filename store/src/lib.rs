@@ -1,4 +1,5 @@
 //! Versioned, authenticated state: typed collections over named stores, one durable batch a block.
+#![deny(clippy::float_arithmetic, clippy::disallowed_types, clippy::disallowed_methods)]
 
 pub mod backend;
 pub mod collections;

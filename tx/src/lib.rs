@@ -1,5 +1,6 @@
 //! One transaction: addresses, strict decoding, signers, sign bytes and signatures. Synchronous, deterministic; knows no
 //! module.
+#![deny(clippy::float_arithmetic, clippy::disallowed_types, clippy::disallowed_methods)]
 
 pub mod address;
 pub mod builder;

@@ -3,6 +3,7 @@
 //! Everything here and above it, up to the application, is deterministic: integers only, no clock, no
 //! randomness, no hash-map order.
 #![deny(clippy::float_arithmetic, clippy::arithmetic_side_effects, clippy::unwrap_used, clippy::panic)]
+#![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, clippy::unwrap_used, clippy::panic))]
 
 pub mod block;
