@@ -12,7 +12,7 @@ mod tests;
 use deepnode_core::{json, Ctx, Error, KvRead, Messages, Module, Queries, Result};
 
 pub use params::Params;
-use state::{APP_VERSION, CHAIN_ID, INITIAL_HEIGHT, PARAMS};
+use state::{APP_VERSION, CHAIN_ID, INITIAL_HEIGHT, MAX_EVIDENCE_AGE, PARAMS};
 
 /// The module.
 pub struct ConsensusModule;
@@ -86,4 +86,10 @@ pub fn initial_height(kv: &(impl KvRead + ?Sized)) -> Result<u64> {
 pub fn evidence_age(kv: &(impl KvRead + ?Sized)) -> Result<(u64, u64)> {
     let evidence = params(kv)?.evidence;
     Ok((evidence.max_age_num_blocks, evidence.max_age_seconds()))
+}
+
+/// Bounds `evidence.max_age_duration` of later updates. Staking, which comes later in the order of modules, calls this
+/// whenever it changes how long stake stays after its last power.
+pub fn limit_evidence_age(cx: &mut Ctx<'_>, seconds: u64) -> Result<()> {
+    MAX_EVIDENCE_AGE.set(cx, &seconds)
 }

@@ -4,7 +4,7 @@ use deepnode_core::{check_authority, errors, Ctx, Result};
 use deepnode_proto::cosmos::consensus::v1::{MsgUpdateParams, MsgUpdateParamsResponse};
 
 use super::params::{check_key_types, Block, Evidence};
-use super::state::PARAMS;
+use super::state::{MAX_EVIDENCE_AGE, PARAMS};
 use super::Params;
 
 /// Governance replaces the parameters: `block`, `evidence` and `validator` must all be there, `abci` may stay away.
@@ -27,6 +27,9 @@ pub fn update_params(cx: &mut Ctx<'_>, msg: MsgUpdateParams) -> Result<MsgUpdate
     };
     new.check()?;
     new.check_update(&old, cx.height())?;
+    if let Some(most) = MAX_EVIDENCE_AGE.get(cx)? {
+        new.evidence.check_age(most)?;
+    }
     PARAMS.set(cx, &new)?;
     Ok(MsgUpdateParamsResponse {})
 }

@@ -91,6 +91,18 @@ impl Block {
 }
 
 impl Evidence {
+    /// Refuses evidence that can be older than `most` seconds: the stake that answers for it would have left.
+    pub fn check_age(&self, most: u64) -> Result<()> {
+        if self.max_age_duration <= most.saturating_mul(NANOS) {
+            return Ok(());
+        }
+        Err(errors::invalid_request(format!(
+            "evidence.max_age_duration is {} ns, at most {most} s are allowed: staking's unbonding_time less the \
+             longest epoch",
+            self.max_age_duration
+        )))
+    }
+
     pub fn from_proto(p: &EvidenceParams) -> Result<Self> {
         let age = p.max_age_duration.as_ref().ok_or_else(|| missing("evidence.max_age_duration"))?;
         let seconds = unsigned("evidence.max_age_duration", age.seconds)?;

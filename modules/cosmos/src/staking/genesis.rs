@@ -226,9 +226,7 @@ impl ParamsJson {
 
 pub(super) fn init(cx: &mut Ctx<'_>, genesis: Genesis) -> Result<()> {
     let params = genesis.params.read()?;
-    params.check()?;
-    params.check_evidence(cx)?;
-    PARAMS.set(cx, &params)?;
+    params::set(cx, &params)?;
     STARTED.set(cx, &false)?;
     for v in genesis.validators {
         read_validator(cx, v)?;

@@ -21,7 +21,7 @@ use deepnode_core::{json, Ctx, KvRead, Messages, Module, Queries, Result};
 pub use delegations::{delegate, delegation, delegations, redelegate, undelegate};
 pub use leaving::cancel_unbonding;
 pub use liability::{backing, power, powers, set_power, slash, total_power};
-pub use params::{params, Params};
+pub use params::{max_power_period, params, set_power_period, Params};
 pub use state::{
     Commission, Description, Liability, RedelegationEntry, Status, UnbondingEntry, Validator, BONDED_POOL,
     MIN_STAKE, NOT_BONDED_POOL,

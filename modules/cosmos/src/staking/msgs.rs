@@ -6,9 +6,10 @@ use deepnode_proto::cosmos::crypto::ed25519;
 use deepnode_proto::cosmos::staking::v1beta1::{self as proto, *};
 use deepnode_proto::{Any, AnyExt};
 
-use super::state::{Description, DESCRIPTIONS, PARAMS};
+use super::params::{self, params, Params};
+use super::state::{Description, DESCRIPTIONS};
 use super::validators::{self, required};
-use super::{delegations, errors as refusals, events, leaving, params, Commission, Params};
+use super::{delegations, errors as refusals, events, leaving, Commission};
 
 /// A commission changes at most this often.
 const COMMISSION_PERIOD: u64 = 24 * 3_600;
@@ -152,9 +153,7 @@ fn update_params(cx: &mut Ctx<'_>, m: MsgUpdateParams) -> Result<MsgUpdateParams
     check_authority(&m.authority)?;
     let params = m.params.as_ref().ok_or_else(|| errors::invalid_request("params is missing"))?;
     let params = Params::from_proto(params)?;
-    params.check()?;
-    params.check_evidence(cx)?;
-    PARAMS.set(cx, &params)?;
+    params::set(cx, &params)?;
     Ok(MsgUpdateParamsResponse {})
 }
 

@@ -1,10 +1,10 @@
 //! Parameters and their bounds.
 
 use borsh::{BorshDeserialize, BorshSerialize};
-use deepnode_core::{errors, Dec, KvRead, Result, UDN};
+use deepnode_core::{errors, Ctx, Dec, KvRead, Result, UDN};
 use deepnode_proto::cosmos::staking::v1beta1 as proto;
 
-use super::state::PARAMS;
+use super::state::{PARAMS, POWER_PERIOD};
 use crate::consensus;
 
 /// Parameters of staking. The bond denom is always udn.
@@ -67,14 +67,17 @@ impl Params {
         Ok(())
     }
 
-    /// Refuses an unbonding time that evidence can outlive: stake must not leave before its faults are known.
+    /// Refuses an unbonding time that evidence can outlive: stake must not leave before the faults of the power that it
+    /// gave are known, and that power stands until all are set anew.
     pub(super) fn check_evidence(&self, kv: &(impl KvRead + ?Sized)) -> Result<()> {
         // InitChain stores them before any module's genesis; a module on its own has none.
         let Some(consensus) = consensus::state::PARAMS.get(kv)? else { return Ok(()) };
-        let least = consensus.evidence.max_age_seconds();
+        let (age, period) = (consensus.evidence.max_age_seconds(), POWER_PERIOD.get(kv)?.unwrap_or(0));
+        let least = age.saturating_add(period);
         if self.unbonding_time < least {
             return Err(errors::invalid_request(format!(
-                "params.unbonding_time is {}, at least evidence.max_age_duration {least} is allowed",
+                "params.unbonding_time is {}, at least {least} is allowed: evidence.max_age_duration {age} and the \
+                 longest epoch {period}",
                 self.unbonding_time
             )));
         }
@@ -128,4 +131,33 @@ pub(super) fn check_denom(denom: &str) -> Result<()> {
 /// The parameters in force.
 pub fn params(kv: &(impl KvRead + ?Sized)) -> Result<Params> {
     PARAMS.load(kv)
+}
+
+/// Sets them after their checks, and bounds the age of evidence by them.
+pub(super) fn set(cx: &mut Ctx<'_>, params: &Params) -> Result<()> {
+    params.check()?;
+    params.check_evidence(cx)?;
+    PARAMS.set(cx, params)?;
+    limit_evidence(cx)
+}
+
+/// The longest time, in seconds, that may pass until all powers are set anew: unbonding_time less the greatest age of
+/// evidence. None before genesis has set both.
+pub fn max_power_period(kv: &(impl KvRead + ?Sized)) -> Result<Option<u64>> {
+    let (params, consensus) = (PARAMS.get(kv)?, consensus::state::PARAMS.get(kv)?);
+    let both = params.zip(consensus);
+    Ok(both.map(|(own, other)| own.unbonding_time.saturating_sub(other.evidence.max_age_seconds())))
+}
+
+/// Tells the longest time until all powers are set anew, at most [`max_power_period`]. Who sets powers comes later in
+/// the order of modules, and calls this at genesis and whenever it changes.
+pub fn set_power_period(cx: &mut Ctx<'_>, seconds: u64) -> Result<()> {
+    POWER_PERIOD.set(cx, &seconds)?;
+    limit_evidence(cx)
+}
+
+fn limit_evidence(cx: &mut Ctx<'_>) -> Result<()> {
+    let Some(params) = PARAMS.get(cx)? else { return Ok(()) };
+    let period = POWER_PERIOD.get(cx)?.unwrap_or(0);
+    consensus::limit_evidence_age(cx, params.unbonding_time.saturating_sub(period))
 }

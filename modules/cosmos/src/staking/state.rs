@@ -21,6 +21,8 @@ pub const MIN_STAKE: u128 = 1_000_000;
 pub(super) const PARAMS: Item<Params> = Item::new(STORE, 0x01);
 /// Set by the first block: before it, powers are those of genesis.
 pub(super) const STARTED: Item<bool> = Item::new(STORE, 0x02);
+/// Longest time, seconds, until all powers are set anew: pushed here by who sets them.
+pub(super) const POWER_PERIOD: Item<u64> = Item::new(STORE, 0x03);
 
 /// By operator.
 pub(super) const VALIDATORS: Map<Address, Validator> = Map::new(STORE, 0x21);

@@ -557,7 +557,7 @@ fn parameters_change_by_governance_within_bounds() {
         (|p| p.max_entries = 0, "params.max_entries is 0"),
         (
             |p| p.unbonding_time.as_mut().unwrap().seconds = 172_799,
-            "params.unbonding_time is 172799, at least evidence.max_age_duration 172800 is allowed",
+            "params.unbonding_time is 172799, at least 172800 is allowed: evidence.max_age_duration 172800 and the longest epoch 0",
         ),
         (|p| p.unbonding_time.as_mut().unwrap().seconds = 0, "params.unbonding_time is 0, allowed are 1 to"),
         (|p| p.bond_denom = "stake".into(), "params.bond_denom \"stake\" must be udn"),

@@ -4,7 +4,7 @@ use deepnode_core::{json, Ctx, KvRead, Result, Time, Walk};
 use serde::{Deserialize, Serialize};
 
 use super::state::{Clock, Epoch, CLOCK, LAST, PARAMS, VALUES};
-use super::Params;
+use super::{params, Params};
 use crate::fields;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,7 +73,7 @@ pub(super) fn init(cx: &mut Ctx<'_>, genesis: Genesis) -> Result<()> {
     let params =
         Params { blocks: genesis.params.epoch_blocks, max_duration: genesis.params.max_epoch_seconds };
     params.check()?;
-    PARAMS.set(cx, &params)?;
+    params::set(cx, &params)?;
     let seed = match genesis.seed.as_str() {
         "" => *blake3::hash(cx.block().chain_id.as_bytes()).as_bytes(),
         seed => fields::hex_digest("genesis beacon.seed", seed)?,

@@ -3,7 +3,7 @@
 use deepnode_core::{check_authority, Ctx, Messages, Result};
 use deepnode_proto::deepnode::beacon::v1::{MsgUpdateParams, MsgUpdateParamsResponse};
 
-use super::state::PARAMS;
+use super::params;
 use crate::fields;
 
 pub(super) fn register(messages: &mut Messages) {
@@ -13,6 +13,6 @@ pub(super) fn register(messages: &mut Messages) {
 /// Governance sets the length of epochs; it holds from the next block on, for the running epoch too.
 fn update_params(cx: &mut Ctx<'_>, msg: MsgUpdateParams) -> Result<MsgUpdateParamsResponse> {
     check_authority(&msg.authority)?;
-    PARAMS.set(cx, &super::params::from_proto(&fields::required("params", msg.params)?)?)?;
+    params::set(cx, &params::from_proto(&fields::required("params", msg.params)?)?)?;
     Ok(MsgUpdateParamsResponse {})
 }

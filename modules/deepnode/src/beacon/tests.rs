@@ -116,3 +116,82 @@ fn only_governance_sets_the_length_of_epochs() {
     send(authority().to_string(), 5).unwrap();
     assert_eq!(state.query(|cx| params(cx.state)).unwrap().blocks, 5);
 }
+
+/// Powers stand for an epoch: the stake that gave them must answer until evidence has expired. Whichever of the three
+/// parameters would break that is refused, at genesis and in updates.
+#[test]
+fn stake_outlasts_an_epoch_and_the_age_of_evidence() {
+    use deepnode_cosmos::{auth::AuthModule, bank::BankModule, consensus, staking::StakingModule};
+    use deepnode_proto::cosmos::consensus::v1::MsgUpdateParams as UpdateConsensus;
+    use deepnode_proto::cosmos::staking::v1beta1::MsgUpdateParams as UpdateStaking;
+
+    const HOUR: u64 = 3_600;
+    let mut state = TestState::new();
+    state
+        .run(|cx| {
+            consensus::init_chain(cx, 1, 1, &consensus::Params::default())?;
+            for module in [&AuthModule as &dyn Module, &BankModule, &StakingModule] {
+                module.init_genesis(cx, &module.default_genesis())?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    let genesis =
+        |max_duration| serde_json::json!(genesis::Genesis::new(&Params { blocks: 3, max_duration }));
+    // Default: stake leaves after 504 hours, evidence expires after 48.
+    let refused = state.run(|cx| BeaconModule.init_genesis(cx, &genesis(456 * HOUR + 1))).unwrap_err();
+    let bound =
+        "params.max_epoch_seconds is 1641601, at most 1641600 is allowed: staking's unbonding_time less \
+                 evidence.max_age_duration";
+    assert!(refused.to_string().contains(bound), "{refused}");
+    state.run(|cx| BeaconModule.init_genesis(cx, &genesis(2 * HOUR))).unwrap();
+
+    let mut messages = Messages::default();
+    for module in [&BeaconModule as &dyn Module, &StakingModule, &consensus::ConsensusModule] {
+        module.messages(messages.begin(module.name()));
+    }
+    let mut send = |url: String, bytes: Vec<u8>| {
+        let handler = messages.get(&url).unwrap();
+        state.run(|cx| handler.run(cx, &bytes)).map(|_| ()).map_err(|e| e.to_string())
+    };
+    let authority = authority().to_string();
+    let mut epoch = |seconds| {
+        let params = Some(proto::Params { epoch_blocks: 3, max_epoch_seconds: seconds });
+        let msg = MsgUpdateParams { authority: authority.clone(), params };
+        send("/deepnode.beacon.v1.MsgUpdateParams".into(), msg.encode_to_vec())
+    };
+    assert!(epoch(456 * HOUR + 1).unwrap_err().contains(bound));
+    epoch(456 * HOUR).unwrap();
+    epoch(6 * HOUR).unwrap();
+    let stay = |seconds: u64| {
+        let params = deepnode_proto::cosmos::staking::v1beta1::Params {
+            unbonding_time: Some(deepnode_proto::Duration { seconds: seconds as i64, nanos: 0 }),
+            max_validators: 100,
+            max_entries: 7,
+            bond_denom: "udn".into(),
+            ..Default::default()
+        };
+        UpdateStaking { authority: authority.clone(), params: Some(params) }
+    };
+    let staking_url = "/cosmos.staking.v1beta1.MsgUpdateParams";
+    let refused = send(staking_url.into(), stay(54 * HOUR - 1).encode_to_vec()).unwrap_err();
+    let bound = "params.unbonding_time is 194399, at least 194400 is allowed: evidence.max_age_duration 172800 and the \
+                 longest epoch 21600";
+    assert!(refused.contains(bound), "{refused}");
+    send(staking_url.into(), stay(54 * HOUR).encode_to_vec()).unwrap();
+    let mut params = consensus::Params::default();
+    params.evidence.max_age_duration += 1;
+    let full = params.to_proto(0);
+    let msg = UpdateConsensus {
+        authority: authority.clone(),
+        block: full.block,
+        evidence: full.evidence,
+        validator: full.validator,
+        abci: None,
+    };
+    let refused = send("/cosmos.consensus.v1.MsgUpdateParams".into(), msg.encode_to_vec()).unwrap_err();
+    assert!(
+        refused.contains("evidence.max_age_duration is 172800000000001 ns, at most 172800 s"),
+        "{refused}"
+    );
+}
