@@ -22,7 +22,8 @@ impl App {
     ) -> Result<Vec<Bytes>> {
         let block = self.proposed(height, time)?;
         let run = self.with_context(self.genesis_changes(), &block, |cx| {
-            let mut room = Room { bytes: max_tx_bytes, gas: consensus::params(cx)?.block.max_gas };
+            let mut room = Room::of_block(cx)?;
+            room.bytes = room.bytes.min(max_tx_bytes);
             let decoded: Vec<_> = txs.par_iter().map(|bytes| Tx::decode(bytes).ok()).collect();
             self.verify_ahead(cx, decoded.iter().flatten())?;
             let mut taken = Vec::new();
@@ -43,7 +44,7 @@ impl App {
     pub fn process_proposal(&self, txs: &[Bytes], height: u64, time: Time) -> Result<Option<String>> {
         let block = self.proposed(height, time)?;
         let run = self.with_context(self.genesis_changes(), &block, |cx| {
-            let mut room = Room { bytes: u64::MAX, gas: consensus::params(cx)?.block.max_gas };
+            let mut room = Room::of_block(cx)?;
             let decoded: Vec<_> = txs.par_iter().map(|bytes| Tx::decode(bytes)).collect();
             self.verify_ahead(cx, decoded.iter().flatten())?;
             for (index, (bytes, tx)) in txs.iter().zip(&decoded).enumerate() {
@@ -53,7 +54,7 @@ impl App {
                 };
                 match room.less(bytes, tx) {
                     Some(rest) => room = rest,
-                    None => return Ok(Some(format!("transaction {index} exceeds the block's gas"))),
+                    None => return Ok(Some(format!("transaction {index} exceeds the block's bytes or gas"))),
                 }
                 if let Some(log) = self.refusal(cx, tx)? {
                     return Ok(Some(format!("transaction {index}: {log}")));
@@ -86,6 +87,12 @@ struct Room {
 }
 
 impl Room {
+    /// An empty block's.
+    fn of_block(cx: &Ctx<'_>) -> Result<Room> {
+        let limits = consensus::params(cx)?.block;
+        Ok(Room { bytes: limits.max_bytes, gas: limits.max_gas })
+    }
+
     /// The room left after `tx`; None if there is too little.
     fn less(self, bytes: &Bytes, tx: &Tx) -> Option<Room> {
         // As a repeated bytes field: key, length, content.
@@ -99,12 +106,11 @@ impl Room {
 impl App {
     /// Verifies the signatures of transactions that CheckTx is about to see. Only a hint.
     pub fn prefetch(&self, txs: &[Bytes]) {
-        let (changes, block) = {
-            let check = self.shared.check.lock();
-            (check.changes.clone(), check.block.clone())
-        };
         let decoded: Vec<_> = txs.par_iter().filter_map(|bytes| Tx::decode(bytes).ok()).collect();
-        // What fails here fails again, and is reported, in CheckTx.
-        let _ = self.with_context(changes, &block, |cx| self.verify_ahead(cx, decoded.iter()));
+        // The committed state is enough: CheckTx opens no accounts, and whoever has no key there brings it along. What
+        // fails here fails again, and is reported, in CheckTx.
+        let _ = self.committed_block().and_then(|block| {
+            self.with_context(self.genesis_changes(), &block, |cx| self.verify_ahead(cx, decoded.iter()))
+        });
     }
 }
