@@ -27,7 +27,7 @@ programs: doctor cometbft model
 
 ##### Checks
 
-.PHONY: doctor lint test test-store-long
+.PHONY: doctor lint test test-chain-long accept-snapshots test-store-long
 doctor: ## Name what this machine lacks, and the way to get it
 	@tools/doctor.sh
 
@@ -37,6 +37,13 @@ lint: doctor ## Formatting and clippy
 
 test: ## All tests and the network's tour, with a table of where the time went (V=1: all output)
 	@tools/test.sh
+
+test-chain-long: ## Fifty other random chains, each replayed in other processes, some minutes
+	for seed in $$(seq 1 50); do DEEPNODE_TEST_SEED=$$seed $(CARGO) test -q -p deepnode-app --test chain --locked \
+		determinism || { echo "DEEPNODE_TEST_SEED=$$seed"; exit 1; }; done
+
+accept-snapshots: ## Accept changed snapshots: a changed one breaks the chain, see CONTRIBUTING.md
+	INSTA_UPDATE=always $(CARGO) test -p deepnode-app --test chain --locked
 
 test-store-long: ## Kill -9 and power cuts against the database, some minutes
 	STORE_CRASH_ROUNDS=200 STORE_CRASH_POINTS=500 STORE_CRASH_SEED=$$$$ $(CARGO) test -p deepnode-store --test crash --locked

@@ -175,7 +175,7 @@ fn replay(dir: &Path) {
         let request = RequestFinalizeBlock::decode_length_delimited(&mut rest).unwrap();
         if node.busy {
             ask_around(&app, &request);
-            if request.height % 37 == 0 {
+            if request.height % 13 == 0 {
                 drop(app);
                 app = open(&options);
             }

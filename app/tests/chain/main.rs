@@ -3,7 +3,11 @@
 
 mod chain;
 mod determinism;
+mod golden;
+mod layers;
+mod pinned;
 mod proposals;
 mod sets;
+mod source;
 mod traffic;
 mod world;

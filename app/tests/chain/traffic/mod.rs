@@ -20,7 +20,8 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::chain::{consensus_address, timestamp, Chain, Plan, FEE, GAS};
 use crate::world::{consensus_key, World};
-use seen::Seen;
+pub use seen::Seen;
+pub use work::{receipt, shown};
 
 /// What somebody wants to send.
 struct Wish {

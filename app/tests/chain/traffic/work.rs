@@ -326,7 +326,8 @@ pub fn receipt(task: &Task) -> Receipt {
     }
 }
 
-fn shown(key: &SigningKey, audit_id: u64, task: &Task) -> MsgShowBlobs {
+/// What a worker shows on chain of what an auditor misses.
+pub fn shown(key: &SigningKey, audit_id: u64, task: &Task) -> MsgShowBlobs {
     let input = if task.inline_input.is_empty() { input(task.input_tokens) } else { Vec::new() };
     MsgShowBlobs { worker: key.address().to_string(), audit_id, input, output: output(task) }
 }

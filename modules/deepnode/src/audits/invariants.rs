@@ -32,6 +32,12 @@ pub(super) fn check(kv: &dyn KvRead) -> Result<()> {
     let mut frozen: BTreeMap<Address, u32> = BTreeMap::new();
     let mut seats: BTreeMap<(Address, u64), u32> = BTreeMap::new();
     let mut open = 0usize;
+    // What a receipt waits for: its audit, or the end of its window.
+    let mut waiting: BTreeMap<u64, u32> = BTreeMap::new();
+    let mut wait = |task: u64| {
+        let reasons = waiting.entry(task).or_default();
+        *reasons = reasons.saturating_add(1);
+    };
     for entry in state::AUDITS.iter(kv, Walk::FORWARD) {
         let (id, audit) = entry?;
         hold((audit.phase == Phase::Closed) == audit.outcome.is_some(), || {
@@ -50,7 +56,10 @@ pub(super) fn check(kv: &dyn KvRead) -> Result<()> {
             *disputes = disputes.saturating_add(1);
         }
         match audit.subject {
-            Subject::Receipt(task) => submitted(kv, task)?,
+            Subject::Receipt(task) => {
+                wait(task);
+                submitted(kv, task)?
+            }
             Subject::Vector => hold(state::BY_MODEL.get(kv, &audit.model)? == Some(id), || {
                 format!("audit {id} of a test vector is not indexed")
             })?,
@@ -62,7 +71,16 @@ pub(super) fn check(kv: &dyn KvRead) -> Result<()> {
     let kept: BTreeMap<_, _> = state::FROZEN.iter(kv, Walk::FORWARD).collect::<Result<_>>()?;
     hold(kept == frozen, || "frozen workers are not those of the open disputes".into())?;
     for entry in state::FINAL_AT.iter(kv, Walk::FORWARD) {
-        submitted(kv, entry?.1)?;
+        let (_, task) = entry?;
+        wait(task);
+        submitted(kv, task)?;
+    }
+    for entry in tasks::all(kv) {
+        let (id, task) = entry?;
+        let reasons = waiting.get(&id).copied().unwrap_or(0);
+        // Nobody would ever pay or refund one that waits for nothing.
+        let expected = u32::from(task.status == Status::Submitted && task.decided);
+        hold(reasons == expected, || format!("task {id}, {:?}, waits for {reasons} things", task.status))?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use deepnode_core::{Ctx, Error, Event, Result, Walk};
+use deepnode_core::{Ctx, Error, Event, KvRead, Result, Walk};
 use deepnode_cosmos::staking;
 
 use super::state::SENT;
@@ -20,12 +20,7 @@ pub struct ValidatorUpdate {
 /// a power of 0 only for a key that CometBFT has; and never so much that nobody would be left: if no validator has
 /// power, CometBFT goes on with the set that it has. Call it once, at the very end of a block.
 pub fn validator_updates(cx: &mut Ctx<'_>) -> Result<Vec<ValidatorUpdate>> {
-    let mut now = BTreeMap::new();
-    for (operator, power) in staking::powers(cx)? {
-        let validator = staking::validator(cx, &operator)?
-            .ok_or_else(|| Error::fault(format!("powr: {operator} has power {power} and is no validator")))?;
-        now.insert(validator.consensus_key, power);
-    }
+    let now = told(cx)?;
     let sent: BTreeMap<[u8; 32], u64> = SENT.iter(cx, Walk::FORWARD).collect::<Result<_>>()?;
     if now.is_empty() {
         if !sent.is_empty() {
@@ -41,6 +36,16 @@ pub fn validator_updates(cx: &mut Ctx<'_>) -> Result<Vec<ValidatorUpdate>> {
         }
     }
     Ok(updates)
+}
+
+/// The powers by consensus key, as CometBFT has to know them.
+pub(super) fn told(kv: &(impl KvRead + ?Sized)) -> Result<BTreeMap<[u8; 32], u64>> {
+    let powers = staking::powers(kv)?.into_iter().map(|(operator, power)| {
+        let validator = staking::validator(kv, &operator)?
+            .ok_or_else(|| Error::fault(format!("powr: {operator} has power {power} and is no validator")))?;
+        Ok((validator.consensus_key, power))
+    });
+    powers.collect()
 }
 
 /// What turns `sent` into `now`, by key.

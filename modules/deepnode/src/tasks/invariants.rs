@@ -1,15 +1,27 @@
 //! What holds after every message and block. Walks everything: genesis, tests and tools only.
 
-use deepnode_core::{Error, KvRead, Result, Walk};
+use std::collections::BTreeMap;
+
+use deepnode_core::{Address, Error, KvRead, Result, Walk};
 use deepnode_cosmos::bank;
 
 use super::state::{self, Status};
 use super::{pay, receipt};
+use crate::workers;
 
 pub(super) fn check(kv: &(impl KvRead + ?Sized)) -> Result<()> {
     let (mut escrow, mut held, mut due, mut receipts) = (0u128, 0usize, 0usize, 0usize);
+    // Open receipts, and pay that waits for them, by worker.
+    let mut owed: BTreeMap<Address, (u64, u128)> = BTreeMap::new();
     for entry in state::TASKS.iter(kv, Walk::FORWARD) {
         let (id, task) = entry?;
+        if let (Some(worker), Status::Accepted | Status::Submitted) = (task.worker, task.status) {
+            let (open, pending) = owed.entry(worker).or_default();
+            *open = open.saturating_add(1);
+            if task.status == Status::Submitted {
+                *pending = pending.saturating_add(pay::price(&task)?.compute);
+            }
+        }
         let open = task.status.is_open();
         holds(task.id == id, id, "has another id")?;
         holds(open == (task.escrow > 0), id, "escrow is locked if and only if it is open")?;
@@ -58,6 +70,19 @@ pub(super) fn check(kv: &(impl KvRead + ?Sized)) -> Result<()> {
         return Err(Error::fault(format!(
             "tasks: the account holds {balance}udn, open escrow is {escrow}udn"
         )));
+    }
+    for entry in workers::all(kv) {
+        let (worker, kept) = entry?;
+        let (open, pending) = owed.remove(&worker).unwrap_or_default();
+        if (kept.open_tasks, kept.pending_pay) != (open, pending) {
+            return Err(Error::fault(format!(
+                "tasks: {worker} has {} open tasks and {}udn pending, its tasks say {open} and {pending}udn",
+                kept.open_tasks, kept.pending_pay
+            )));
+        }
+    }
+    if let Some(worker) = owed.keys().next() {
+        return Err(Error::fault(format!("tasks: {worker} has tasks and is no worker")));
     }
     Ok(())
 }

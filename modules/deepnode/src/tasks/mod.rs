@@ -16,7 +16,7 @@ mod steps;
 #[cfg(test)]
 mod tests;
 
-use deepnode_core::{json, Ctx, Dec, Error, KvRead, Messages, Module, Queries, Result};
+use deepnode_core::{json, Ctx, Dec, Error, KvRead, Messages, Module, Queries, Result, Walk};
 use deepnode_cosmos::auth;
 
 use crate::beacon;
@@ -71,6 +71,11 @@ impl Module for TasksModule {
 /// The task `id`.
 pub fn get(kv: &(impl KvRead + ?Sized), id: u64) -> Result<Option<Task>> {
     state::TASKS.get(kv, &id)
+}
+
+/// All tasks, closed ones too. Walks everything: for invariants.
+pub fn all(kv: &(impl KvRead + ?Sized)) -> impl Iterator<Item = Result<(u64, Task)>> + '_ {
+    state::TASKS.iter(kv, Walk::FORWARD)
 }
 
 /// Tells what the chance of an audit is computed with. Lateness counts in proportion to that chance, and audits, whose

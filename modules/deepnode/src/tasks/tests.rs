@@ -505,6 +505,14 @@ fn a_chain_goes_on_from_its_export() {
     next.state.block.height = chain.state.block.height;
     next.run(|cx| {
         bank::send_udn(cx, &user(1), &escrow_account(), 15_000)?;
+        // What the workers' section brings.
+        for task in [first, second].map(|id| chain.task(id)) {
+            let worker = task.worker.unwrap();
+            workers::task_opened(cx, &worker)?;
+            if task.status == Status::Submitted {
+                workers::add_pending(cx, &worker, price(&task)?.compute)?;
+            }
+        }
         TasksModule.init_genesis(cx, &exported)
     });
     assert_eq!(next.state.query(|cx| TasksModule.export_genesis(cx.state)).unwrap(), exported);

@@ -298,6 +298,11 @@ fn pay_out(cx: &mut Ctx<'_>) -> Result<()> {
     Ok(())
 }
 
+/// All workers as last stored. Walks everything: for invariants.
+pub fn all(kv: &(impl KvRead + ?Sized)) -> impl Iterator<Item = Result<(Address, Worker)>> + '_ {
+    WORKERS.iter(kv, Walk::FORWARD)
+}
+
 /// The account holds all bonds, totals and index are those of the active workers, what leaves is queued.
 fn invariants(kv: &dyn KvRead) -> Result<()> {
     let fault = |text: String| Err(Error::fault(format!("workers: {text}")));
