@@ -146,7 +146,8 @@ impl Network {
             let node = Process::new(&name, &paths.bin.join("deepnoded"), args, log(&paths, &name), 0);
             let operator = key(&name)?;
             let verifier_name = format!("verifier{index}");
-            let settings = ["--node".into(), grpc.to_string(), "--metrics".into(), String::new()];
+            let comet = format!("http://{rpc}");
+            let settings = [("--node", grpc.to_string()), ("--comet", comet), ("--metrics", String::new())];
             let (auditor, verifier) = agent(&paths, &verifier_name, "verify", &settings)?;
             validators.push(Validator {
                 name,
@@ -300,13 +301,13 @@ fn worker(paths: &Paths, name: &str, index: usize, validators: &[Validator]) -> 
     let endpoint = local(PORTS.serving, index);
     let settings = [
         ("--node", validators[backs].grpc.to_string()),
+        ("--comet", format!("http://{}", validators[backs].rpc)),
         ("--validator", validators[backs].operator.address().to_operator()),
         ("--endpoint", endpoint.to_string()),
         ("--listen", endpoint.to_string()),
         ("--metrics", String::new()),
         ("--bond", (200 * DN).to_string()),
     ];
-    let settings: Vec<String> = settings.into_iter().flat_map(|(name, value)| [name.into(), value]).collect();
     let (key, process) = agent(paths, name, "run", &settings)?;
     Ok(Worker { name: name.into(), key, endpoint, backs, process })
 }
@@ -317,7 +318,7 @@ fn agent(paths: &Paths, name: &str, command: &str, settings: &[String]) -> Resul
     let home_text = home.display().to_string();
     let mut args = vec!["--home", &home_text, "init", "--chain-id", CHAIN_ID, "--key", name];
     args.extend(["--keyring-backend", "test", "--threads", "1", "--gas-price", "0.025udn"]);
-    args.extend(settings.iter().map(String::as_str));
+    args.extend(settings.iter().flat_map(|(name, value)| [*name, value.as_str()]));
     crate::output(&paths.bin.join("deepnode-worker"), &args)?;
     std::os::unix::fs::symlink(&paths.models, home.join("models"))
         .with_context(|| format!("cannot link {} into {}", paths.models.display(), home.display()))?;

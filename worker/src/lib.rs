@@ -9,6 +9,7 @@ pub mod engine;
 pub mod journal;
 pub mod metrics;
 pub mod model;
+pub mod recheck;
 pub mod request;
 pub mod run;
 pub mod serving;

@@ -16,9 +16,10 @@ use deepnode_proto::deepnode::workers::v1::query_client::QueryClient as Workers;
 use deepnode_proto::deepnode::workers::v1::{QueryWorkerRequest, Worker};
 use deepnode_proto::Any;
 use deepnode_tx::{Address, SigningKey};
+use tokio::sync::watch;
 use tonic::{Code, Response, Status};
 
-use super::{Chain, Head, Order, Result};
+use super::{blocks, Chain, Head, Order, Result};
 use crate::canon::Digest;
 
 /// Most open tasks or audits that are asked for at once, the newest: older ones are under way, or wait for the chain.
@@ -34,11 +35,20 @@ pub struct GrpcChain {
     client: Client,
     signer: SigningKey,
     gas_price: Option<GasPrice>,
+    /// Told by CometBFT, if it is asked.
+    blocks: Option<watch::Receiver<u64>>,
 }
 
 impl GrpcChain {
-    pub fn new(client: Client, signer: SigningKey, gas_price: Option<GasPrice>) -> Self {
-        Self { client, signer, gas_price }
+    /// `comet` is the RPC of a CometBFT, such as `http://127.0.0.1:26657`, that tells of new blocks.
+    pub fn new(
+        client: Client,
+        signer: SigningKey,
+        gas_price: Option<GasPrice>,
+        comet: Option<String>,
+    ) -> Self {
+        let blocks = comet.map(|rpc| blocks::follow(rpc, blocks::RETRY));
+        Self { client, signer, gas_price, blocks }
     }
 }
 
@@ -77,6 +87,18 @@ impl Chain for GrpcChain {
         let value = answer("beacon", beacon.value(QueryValueRequest { height: 0 }).await)?;
         let epoch = answer("epoch", beacon.epoch(QueryEpochRequest {}).await)?.epoch.unwrap_or_default();
         Ok(Head { height: value.height, epoch: epoch.number })
+    }
+
+    async fn next_block(&self) {
+        match self.blocks.clone() {
+            Some(mut blocks) => {
+                blocks.mark_unchanged();
+                if blocks.changed().await.is_err() {
+                    std::future::pending().await
+                }
+            }
+            None => std::future::pending().await,
+        }
     }
 
     async fn worker(&self, address: &Address) -> Result<Option<Worker>> {

@@ -1,5 +1,6 @@
 //! What the worker and the auditor need of the chain.
 
+mod blocks;
 mod grpc;
 
 pub use grpc::GrpcChain;
@@ -30,6 +31,10 @@ pub trait Chain: Send + Sync + 'static {
     /// The key that signs what [`send`](Self::send) sends.
     fn signer(&self) -> &SigningKey;
     async fn head(&self) -> Result<Head>;
+    /// Returns at the next block, if the chain tells of it; may wait for ever.
+    async fn next_block(&self) {
+        std::future::pending().await
+    }
     async fn worker(&self, address: &Address) -> Result<Option<Worker>>;
     async fn model(&self, id: &Digest) -> Result<Option<Model>>;
     /// CU a block that a class of models asks for; 0 for a class that does not exist.

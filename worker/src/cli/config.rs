@@ -27,6 +27,9 @@ pub struct Config {
     pub chain_id: String,
     /// A node's gRPC, host:port.
     pub node: String,
+    /// That node's CometBFT, such as "http://127.0.0.1:26657", which tells of new blocks; empty looks by the clock.
+    #[serde(default)]
+    pub comet: String,
     /// Name of the key that signs, in the keyring of the home folder.
     pub key: String,
     /// "file" (a passphrase locks it) or "test".
@@ -170,7 +173,8 @@ impl Home {
     /// Connects to the node, and sees to it that it is of the configured chain.
     pub async fn chain(&self, signer: SigningKey) -> anyhow::Result<GrpcChain> {
         let client = Client::connect(&self.config.node).await?.expect_chain(&self.config.chain_id)?;
-        Ok(GrpcChain::new(client, signer, self.config.gas_price()?))
+        let comet = Some(self.config.comet.clone()).filter(|comet| !comet.is_empty());
+        Ok(GrpcChain::new(client, signer, self.config.gas_price()?, comet))
     }
 }
 
@@ -181,6 +185,9 @@ impl Config {
         }
         self.keyring_backend.parse::<Backend>()?;
         self.gas_price()?;
+        if !self.comet.is_empty() && !self.comet.starts_with("http") {
+            bail!("comet is {:?}, must be as http://127.0.0.1:26657", self.comet);
+        }
         if !(0..=19).contains(&self.nice) {
             bail!("nice is {}, must be 0 to 19", self.nice);
         }
@@ -251,6 +258,10 @@ mod tests {
             format!("{:#}", config.check().unwrap_err())
         };
         assert_eq!(refused(&|c| c.nice = 20), "nice is 20, must be 0 to 19");
+        assert_eq!(
+            refused(&|c| c.comet = "h:1".into()),
+            "comet is \"h:1\", must be as http://127.0.0.1:26657"
+        );
         assert!(refused(&|c| c.worker.metrics = "0.0.0.0:1".into()).contains("must be on loopback"));
         assert!(refused(&|c| c.worker.validator = "dn1x".into()).starts_with("worker.validator"));
         assert!(refused(&|c| c.worker.endpoint = "h:1".into()).ends_with("must be as http://host:port"));

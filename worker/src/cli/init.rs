@@ -29,6 +29,9 @@ pub(super) struct Init {
     /// A node's gRPC, host:port.
     #[arg(long, default_value = "127.0.0.1:9090")]
     node: String,
+    /// That node's CometBFT, which tells of new blocks; empty looks by the clock.
+    #[arg(long, default_value = "http://127.0.0.1:26657")]
+    comet: String,
     /// "file" (a passphrase locks the key) or "test".
     #[arg(long, default_value = "file")]
     keyring_backend: String,
@@ -51,6 +54,7 @@ impl Init {
         let config = Config {
             chain_id: self.chain_id,
             node: self.node,
+            comet: self.comet,
             key: self.key,
             keyring_backend: self.keyring_backend,
             gas_price: self.gas_price,

@@ -123,6 +123,7 @@ impl Worker {
         loop {
             tokio::select! {
                 _ = poll.tick() => {}
+                () = self.chain.next_block() => {}
                 _ = stop.wait_for(|stop| *stop), if deadline.is_none() => {
                     deadline = Some(Instant::now() + self.pace.drain);
                     tracing::info!(under_way = self.driven.lock().len(), "stopping: no new tasks");

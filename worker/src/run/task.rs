@@ -138,7 +138,10 @@ impl Worker {
         let mut task = Some(task);
         while let Some(waiting) = task.as_ref().filter(|t| request::waits_for_seed(t)) {
             let id = waiting.id;
-            tokio::time::sleep(self.pace.poll).await;
+            tokio::select! {
+                () = tokio::time::sleep(self.pace.poll) => {}
+                () = self.chain.next_block() => {}
+            }
             self.check_cancelled()?;
             task = self.still_ours(id).await?;
         }

@@ -86,6 +86,7 @@ impl Verifier {
         loop {
             tokio::select! {
                 _ = poll.tick() => {}
+                () = self.chain.next_block() => {}
                 _ = stop.wait_for(|stop| *stop) => break,
             }
             let error = match self.chain.audits_drawn(&self.chain.address()).await {
