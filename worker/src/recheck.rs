@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-
 use crate::model::Model;
 
 pub const EVERY: Duration = Duration::from_secs(3600);
