@@ -158,7 +158,7 @@ fn what_breaks_a_rule_is_rejected() {
         change(&mut bytes);
         Bytes::from(bytes)
     };
-    refused(Bytes::new(), "code 41: must provide positive gas");
+    refused(Bytes::new(), "tx bytes are empty: tx parse error");
     refused(Bytes::from_static(b"garbage"), "tx parse error");
     refused(changed(|bytes| bytes.truncate(bytes.len() - 3)), "tx parse error");
     refused(changed(|bytes| bytes.extend([0x22, 0])), "tx parse error");
