@@ -313,7 +313,12 @@ fn worker(paths: &Paths, name: &str, index: usize, validators: &[Validator]) -> 
 }
 
 /// A process of `deepnode-worker`, with its folder and key. All of them map one model file.
-fn agent(paths: &Paths, name: &str, command: &str, settings: &[String]) -> Result<(SigningKey, Process)> {
+fn agent(
+    paths: &Paths,
+    name: &str,
+    command: &str,
+    settings: &[(&str, String)],
+) -> Result<(SigningKey, Process)> {
     let home = paths.dir.join(name);
     let home_text = home.display().to_string();
     let mut args = vec!["--home", &home_text, "init", "--chain-id", CHAIN_ID, "--key", name];
