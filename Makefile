@@ -58,7 +58,8 @@ bench-abci: ## The ABCI socket beside tendermint-abci's server and a bare socket
 
 bench-engine: model ## Prefill and decode tokens/s of the real model beside llama.cpp, which it builds once (minutes)
 	@tools/install-llama-bench.sh
-	$(CARGO) run --locked -p deepnode-worker --example engine-bench -- --peer .tools/bin/llama-bench
+	$(CARGO) build --locked --workspace --example engine-bench
+	target/debug/examples/engine-bench --peer .tools/bin/llama-bench
 
 bench-store: ## A durable block beside a Jellyfish Merkle tree in sled (minutes)
 	cd bench && $(CARGO) run -p bench-store

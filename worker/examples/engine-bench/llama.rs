@@ -22,10 +22,10 @@ pub struct Llama {
 }
 
 impl Llama {
-    /// Writes the f16 model beside the quantised one, if it is not there yet (270 MB).
+    /// Writes the f16 model beside the program, if it is not there yet (270 MB): it is no model of ours to choose.
     pub fn new(program: PathBuf) -> Result<Self> {
         let source = models_folder().join(SMOLLM2_GGUF);
-        let model = models_folder().join(SMOLLM2_GGUF.replace("Q4_1", "F16"));
+        let model = program.with_file_name(SMOLLM2_GGUF.replace("Q4_1", "F16"));
         if !model.exists() {
             let unfinished = model.with_extension("new");
             let mut out = BufWriter::new(File::create(&unfinished)?);
