@@ -12,7 +12,7 @@ use super::{block_on, Global, Home};
 use crate::blobs::Blobs;
 use crate::chain::Chain;
 use crate::journal::{AuditJournal, TaskJournal};
-use crate::run::{Engines, Pace, Registration, Worker};
+use crate::run::{Engines, Executor, Pace, Registration, Worker};
 use crate::serving;
 use crate::verify::{self, Verifier};
 
@@ -53,7 +53,12 @@ fn engines(home: &Home) -> anyhow::Result<Engines> {
     Ok(Engines::load(&home.models_folder(), &ids, home.engine_options())?)
 }
 
-pub(super) fn run(global: &Global) -> anyhow::Result<()> {
+/// Runs the worker of a home folder until it is told to stop. Its answers are those of the executor that `executor`
+/// makes of the loaded models.
+pub fn run<E: Executor>(
+    global: &Global,
+    executor: impl FnOnce(&Home, Engines, &Arc<dyn Chain>) -> anyhow::Result<E>,
+) -> anyhow::Result<()> {
     global.log();
     let home = global.open()?;
     let config = &home.config;
@@ -75,7 +80,8 @@ pub(super) fn run(global: &Global) -> anyhow::Result<()> {
     let pace = Pace { drain: Duration::from_secs(mine.drain_seconds), ..Default::default() };
     block_on(async {
         let chain: Arc<dyn Chain> = Arc::new(home.chain(signer).await?);
-        let worker = Worker::new(chain, Arc::new(engines), journal, blobs, registration, pace);
+        let executor = Arc::new(executor(&home, engines, &chain)?);
+        let worker = Worker::new(chain, executor, journal, blobs, registration, pace);
         let stop = stop()?;
         if let Some(address) = mine.metrics()? {
             let metrics = worker.metrics.clone();

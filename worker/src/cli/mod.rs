@@ -7,6 +7,7 @@ mod models;
 mod status;
 
 pub use config::{Config, Home, WorkerConfig};
+pub use daemon::run;
 
 use std::path::PathBuf;
 
@@ -23,8 +24,9 @@ pub struct Cli {
     command: Command,
 }
 
+/// What every command takes.
 #[derive(Debug, Args)]
-struct Global {
+pub struct Global {
     /// Folder of configuration, keys, models, journals and blobs.
     #[arg(long, global = true, env = "DEEPNODE_WORKER_HOME", default_value = ".deepnode-worker")]
     home: PathBuf,
@@ -88,7 +90,7 @@ impl Cli {
         match self.command {
             Command::Init(init) => init.run(global),
             Command::Models(models) => models.run(global),
-            Command::Run => daemon::run(global),
+            Command::Run => run(global, |_, engines, _| Ok(engines)),
             Command::Verify => daemon::verify(global),
             Command::Status(args) => status::run(global, args),
         }

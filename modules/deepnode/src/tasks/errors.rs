@@ -1,6 +1,6 @@
 //! Refusals of the codespace `tasks`. Codes are consensus.
 
-use deepnode_core::{errors, Error};
+use deepnode_core::{errors, Address, Error};
 
 use super::state::Status;
 
@@ -29,8 +29,9 @@ pub(super) fn status(id: u64, status: Status, expected: &str) -> Error {
     refusal(6, format!("task {id} is {status:?}, it must be {expected}"))
 }
 
-pub(super) fn not_party(id: u64, signer: &str, role: &str) -> Error {
-    refusal(7, format!("task {id}: {signer} is not its {role}"))
+pub(super) fn not_party(id: u64, signer: &str, role: &str, party: Option<&Address>) -> Error {
+    let party = party.map_or("nobody".into(), Address::to_string);
+    refusal(7, format!("task {id}: {signer} is not its {role}, which is {party}"))
 }
 
 pub(super) fn too_late(id: u64, height: u64, last: u64) -> Error {

@@ -79,7 +79,7 @@ fn cancel(cx: &mut Ctx<'_>, m: MsgCancelTask) -> Result<MsgCancelTaskResponse> {
     let creator = fields::account("creator", &m.creator)?;
     let task = existing(cx, m.task_id)?;
     if task.creator != creator {
-        return Err(errors::not_party(task.id, &m.creator, "creator"));
+        return Err(errors::not_party(task.id, &m.creator, "creator", Some(&task.creator)));
     }
     if !matches!(task.status, Status::Open | Status::Assigned) {
         return Err(errors::status(task.id, task.status, "Open or Assigned"));
@@ -133,7 +133,12 @@ fn submit_receipt(cx: &mut Ctx<'_>, m: MsgSubmitReceipt) -> Result<MsgSubmitRece
     let given = fields::required("receipt", m.receipt)?;
     let mut task = existing(cx, given.task_id)?;
     if task.worker != Some(worker) {
-        return Err(errors::not_party(task.id, &m.worker, "worker"));
+        let had = task.earlier.iter().any(|e| e.worker == worker);
+        let over = cx.height() > task.deadline_height && task.deadline_height > 0;
+        return Err(match had && over {
+            true => errors::too_late(task.id, cx.height(), task.deadline_height),
+            false => errors::not_party(task.id, &m.worker, "worker", task.worker.as_ref()),
+        });
     }
     if task.status != Status::Accepted {
         return Err(errors::status(task.id, task.status, "Accepted"));
@@ -176,7 +181,7 @@ fn assigned_to(cx: &Ctx<'_>, id: u64, signer: &str) -> Result<(Task, Address)> {
     let worker = fields::account("worker", signer)?;
     let task = existing(cx, id)?;
     if task.worker != Some(worker) {
-        return Err(errors::not_party(id, signer, "worker"));
+        return Err(errors::not_party(id, signer, "worker", task.worker.as_ref()));
     }
     if task.status != Status::Assigned {
         return Err(errors::status(id, task.status, "Assigned"));

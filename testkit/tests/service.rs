@@ -1,0 +1,132 @@
+//! Honest workers are never convicted, and a task outlives its worker.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deepnode_proto::deepnode::audits::v1::Outcome;
+use deepnode_proto::deepnode::tasks::v1::{Finish, MsgSubmitTaskResponse, Task, TaskStatus};
+use deepnode_proto::{Any, AnyExt};
+use deepnode_testkit::network::{responses, Network, Setup, BOND, FUNDS};
+use deepnode_worker::canon::{Digest, SamplingParams};
+use deepnode_worker::chain::Order;
+use deepnode_worker::engine::{EngineError, Generation};
+use deepnode_worker::model::Model;
+use deepnode_worker::run::{Engines, Executor};
+use tokio::sync::mpsc;
+
+const TASKS: usize = 200;
+const BATCH: usize = 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn honest_workers_are_never_convicted() {
+    let network = Network::start(Setup::default());
+    let _blocks = network.blocks(Duration::from_millis(10));
+    let _auditors = network.audit_all();
+    let mut workers = Vec::new();
+    for index in 0..3 {
+        workers.push(network.work(index, index, network.engines()).await);
+    }
+
+    let mut ids = Vec::new();
+    for batch in 0..TASKS / BATCH {
+        let user = &network.users()[batch % network.users().len()];
+        let question = |n| network.question(user, &format!("Question {n} of batch {batch}?"), 8);
+        let messages = (0..BATCH).map(|n| Any::pack(&question(n))).collect();
+        let (_, result) = network.send(user, messages, Order::Sequence).await.unwrap();
+        ids.extend(responses::<MsgSubmitTaskResponse>(&result).map(|r| r.task_id));
+    }
+    assert_eq!(ids.len(), TASKS);
+    let mut tasks = Vec::new();
+    for id in ids {
+        tasks.push(network.ended(id).await);
+    }
+
+    let mut served = BTreeSet::new();
+    for task in &tasks {
+        assert_eq!(task.status(), TaskStatus::Settled, "{task:?}");
+        assert!(task.drawn && task.earlier.is_empty(), "{task:?}");
+        let receipt = task.receipt.as_ref().unwrap();
+        assert!(receipt.output_tokens == 8 || receipt.finish() == Finish::Eos, "{receipt:?}");
+        served.insert(task.worker.clone());
+    }
+    assert_eq!(served.len(), workers.len());
+    let tokens: u32 = tasks.iter().map(|t| t.receipt.as_ref().unwrap().output_tokens).sum();
+    assert!(tokens as usize > TASKS * 7, "{tokens} tokens");
+
+    assert_eq!(network.open_audits(), 0);
+    let audits = network.audits(0);
+    assert_eq!(audits.len(), TASKS);
+    assert!(audits.iter().all(|audit| audit.outcome() == Outcome::Right));
+    for worker in &workers {
+        let record = network.record(&worker.address, 0);
+        assert_eq!((record.wrong.as_str(), record.new_wrong.as_str()), ("0", "0"), "{record:?}");
+        assert!(record.reputation.parse::<f64>().unwrap() > 0.5, "{record:?}");
+        let state = network.worker(&worker.address, 0);
+        assert_eq!(state.bond, BOND.to_string());
+        assert_eq!((state.open_tasks, state.pending_pay.as_str()), (0, "0"), "{state:?}");
+        let paid: u128 = network.balance(&worker.address, 0);
+        assert!(paid > FUNDS - BOND, "{paid}");
+    }
+    network.invariants();
+    let (supply, balances) = network.supply_and_balances();
+    assert_eq!(supply, balances);
+}
+
+/// Accepts tasks, tells that it computes, and never ends.
+struct Stuck(Engines, mpsc::UnboundedSender<u64>);
+
+impl Executor for Stuck {
+    fn models(&self) -> Vec<Digest> {
+        self.0.models()
+    }
+
+    fn model(&self, id: &Digest) -> Option<Arc<Model>> {
+        self.0.model(id)
+    }
+
+    fn generate(
+        &self,
+        task: &Task,
+        _: &[u32],
+        _: &SamplingParams,
+        _: &mut dyn FnMut(u32),
+        _: &AtomicBool,
+    ) -> Result<Generation, EngineError> {
+        let _ = self.1.send(task.id);
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_outlives_its_worker() {
+    let network = Network::start(Setup::default());
+    let _blocks = network.blocks(Duration::from_millis(10));
+    let _auditors = network.audit_all();
+    let (sender, mut computing) = mpsc::unbounded_channel();
+    let doomed = network.work(0, 0, Stuck(network.engines(), sender)).await;
+    let user = &network.users()[0];
+    let id = network.submit_task(user, &network.question(user, "What is the sea?", 8)).await.unwrap();
+    assert_eq!(computing.recv().await, Some(id));
+    assert_eq!(network.task(id).status(), TaskStatus::Accepted);
+    let deadline = network.task(id).accepted_height + network.task(id).deadline;
+    let gone = doomed.address;
+    drop(doomed);
+
+    let other = network.work(1, 1, network.engines()).await;
+    let task = network.ended(id).await;
+    assert_eq!(task.status(), TaskStatus::Settled, "{task:?}");
+    assert_eq!((task.worker, task.earlier), (other.address.to_string(), vec![gone.to_string()]));
+    assert!(task.assigned_height > deadline, "{} after {deadline}", task.assigned_height);
+    // The mark of a late answer; the answer counts for the other alone.
+    let record = network.record(&gone, 0);
+    assert!(record.new_late != "0" || record.soft != "0", "{record:?}");
+    assert_eq!((record.passes.as_str(), record.new_passes.as_str()), ("0", "0"), "{record:?}");
+    let record = network.record(&other.address, 0);
+    assert!(record.new_passes != "0" || record.passes != "0", "{record:?}");
+    assert_eq!(network.worker(&gone, 0).open_tasks, 0);
+    network.invariants();
+}
