@@ -77,16 +77,27 @@ impl Network {
     /// Starts a worker that answers as `executor` does, and waits until it takes tasks. `validator` consents to be
     /// backed by it.
     pub async fn work(&self, worker: usize, validator: usize, executor: impl Executor) -> Agent {
+        self.work_at(worker, validator, executor, None).await
+    }
+
+    /// As [`Network::work`], under an endpoint that may be another than where the worker listens.
+    pub async fn work_at(
+        &self,
+        worker: usize,
+        validator: usize,
+        executor: impl Executor,
+        endpoint: Option<&str>,
+    ) -> Agent {
         let key = &self.workers()[worker];
         let operator = &self.validators()[validator].operator;
         let (agent, stopped) = Agent::new(key.address());
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port of loopback");
         listener.set_nonblocking(true).expect("a socket that does not block");
-        let endpoint = format!("http://{}", listener.local_addr().expect("its address"));
+        let listens = format!("http://{}", listener.local_addr().expect("its address"));
         let registration = Registration {
             bond: BOND,
             validator: operator.address().to_operator(),
-            endpoint,
+            endpoint: endpoint.unwrap_or(&listens).into(),
             hardware: "test".into(),
             declared: 0,
         };

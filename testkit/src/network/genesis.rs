@@ -51,11 +51,11 @@ impl Default for Setup {
 /// Short epochs; long phases, which end as soon as all have spoken, so that a busy machine makes nobody late.
 fn parameters(setup: &Setup) -> Value {
     json!({
-        "beacon": { "params": { "epoch_blocks": "20", "max_epoch_seconds": "600" } },
+        "beacon": { "params": { "epoch_blocks": "80", "max_epoch_seconds": "600" } },
         "reputation": { "params": { "kappa": "2", "half_life": "100", "ramp": "2" } },
-        "tasks": { "params": { "accept_blocks": "200", "window_blocks": "10" } },
+        "tasks": { "params": { "accept_blocks": "1000", "window_blocks": "10" } },
         "audits": { "params": {
-            "phase_blocks": "200", "missing_blocks": "40", "retention_blocks": "20",
+            "phase_blocks": "1000", "missing_blocks": "40", "retention_blocks": "20",
             "min_chance_ppm": setup.audit_chance_ppm
         } },
         "powr": { "params": {

@@ -56,7 +56,7 @@ impl Network {
             input_tokens: INPUT_TOKENS,
             inline_input: text.into(),
             max_price: Some(Coin { denom: UDN.into(), amount: (2 * fee).to_string() }),
-            deadline: 200,
+            deadline: 1000,
         }
     }
 
