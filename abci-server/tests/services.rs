@@ -151,6 +151,7 @@ async fn every_method_is_served_three_ways_or_refused_with_its_reason() {
     transactions(&served).await;
     blocks(&served).await;
     the_node(&served).await;
+    strangers(&served).await;
 }
 
 #[test]
@@ -350,4 +351,69 @@ async fn the_node(served: &Served) {
         assert!(value("deepnode_block_execution_seconds_count") >= 2.0);
         assert!(value("deepnode_block_execution_seconds_sum") > 0.0);
     }
+}
+
+/// What arrives at the open ports: each answer names what is wrong, and the node goes on.
+async fn strangers(served: &Served) {
+    let broadcast = |tx_bytes: Vec<u8>| {
+        let request = tx::BroadcastTxRequest { tx_bytes, mode: tx::BroadcastMode::Sync.into() };
+        served.grpc("/cosmos.tx.v1beta1.Service/BroadcastTx", request.encode_to_vec())
+    };
+    let refused = |answer: Vec<u8>| {
+        let answer = tx::BroadcastTxResponse::decode(answer.as_slice()).unwrap().tx_response.unwrap();
+        (answer.code, answer.raw_log)
+    };
+    let (code, log) = refused(broadcast(b"noise".to_vec()).await.unwrap());
+    assert!(code == 2 && log.contains("TxRaw"), "{code} {log}");
+    let (code, log) = refused(broadcast(vec![0x0a; 1_048_576]).await.unwrap());
+    assert!(code == 2, "the largest transaction reaches the mempool: {code} {log}");
+    let (code, log) = refused(broadcast(vec![0x0a; 1_048_577]).await.unwrap());
+    assert!(code == 21 && log.contains("1048576"), "{code} {log}");
+    let error = broadcast(Vec::new()).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument, "{error}");
+    let error = served.grpc("/cosmos.bank.v1beta1.Query/Balance", vec![0xff; 40]).await.unwrap_err();
+    assert!(error.code() == Code::InvalidArgument && error.message().starts_with("request:"), "{error}");
+    let error = served.grpc("/nothing.Query/Nothing", Vec::new()).await.unwrap_err();
+    assert!(error.code() == Code::Unimplemented && error.message().contains("/nothing.Query"), "{error}");
+
+    let rest = format!("http://127.0.0.1:{}", served.node.rest);
+    let http = reqwest::Client::new();
+    let simulate = |body: String| http.post(format!("{rest}/cosmos/tx/v1beta1/simulate")).body(body).send();
+    for (body, text) in [
+        ("{".to_owned(), "body: "),
+        ("[]".to_owned(), "SimulateRequest"),
+        ("{\"nothing\":1}".to_owned(), "nothing"),
+        ("{\"tx_bytes\":\"?\"}".to_owned(), "SimulateRequest"),
+        ("x".repeat((2 << 20) + 1), "2097152 bytes"),
+    ] {
+        let answer = simulate(body).await.unwrap();
+        let (status, text_of) = (answer.status().as_u16(), answer.text().await.unwrap());
+        let json: serde_json::Value = serde_json::from_str(&text_of).unwrap();
+        let message = json["message"].as_str().unwrap();
+        assert!(status == 400 && json["code"] == 3 && message.contains(text), "{status} {text_of}");
+    }
+    let mut wrong = Vec::new();
+    for (path, status, text) in [
+        ("/cosmos/bank/v1beta1/balances/%ff%fe", 400, "address"),
+        ("/cosmos/base/tendermint/v1beta1/blocks/-1", 400, "height -1 must be above 0"),
+        ("/cosmos/base/tendermint/v1beta1/blocks/99999999999999999999", 400, "must be a 64-bit integer"),
+        ("/cosmos/gov/v1/proposals?proposal_status=nonsense", 400, "proposal_status"),
+        ("/cosmos/bank/v1beta1/supply?pagination.limit=-1", 400, "must be a 64-bit integer, 0 or above"),
+        ("/cosmos/bank/v1beta1/supply?pagination.count_total=maybe", 400, "must be true or false"),
+        ("/cosmos/mint/v1beta1/params", 501, "does not have the module"),
+        ("/../../etc/passwd", 501, "Not Implemented"),
+    ] {
+        let (got, body) = served.rest("get", path).await;
+        if got != status || !body.contains(text) {
+            wrong.push(format!("{path}: {got} {body}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    let answer = http.get(format!("{rest}/cosmos/bank/v1beta1/params")).header("x-cosmos-block-height", "-5");
+    let answer = answer.send().await.unwrap();
+    assert_eq!(answer.status().as_u16(), 400);
+    assert!(answer.text().await.unwrap().contains("x-cosmos-block-height \\\"-5\\\" must be a height"));
+
+    let before = served.node.height();
+    served.node.wait_for_height(before + 1).await;
 }

@@ -127,6 +127,9 @@ impl Rpc {
     pub fn check<T>(&self, answer: std::result::Result<T, Error>) -> Result<T> {
         answer.map_err(|error| match error.detail() {
             ErrorDetail::Response(e) => RpcError::Rejected(e.source.to_string()),
+            ErrorDetail::HttpRequestFailed(e) if e.status.is_client_error() => {
+                RpcError::Rejected(error.detail().to_string())
+            }
             detail @ (ErrorDetail::Http(_)
             | ErrorDetail::HttpRequestFailed(_)
             | ErrorDetail::Io(_)

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 
 use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
@@ -177,9 +178,13 @@ async fn answer(
     verb: Method,
     uri: Uri,
     headers: HeaderMap,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    match call(&node, &routes, &verb, &uri, &headers, &body).await {
+    let answer = match body {
+        Ok(body) => call(&node, &routes, &verb, &uri, &headers, &body).await,
+        Err(e) => Err(Status::invalid(format!("body: {}; at most {MAX_BODY} bytes", e.body_text()))),
+    };
+    match answer {
         Ok((height, value)) => {
             let mut response = axum::Json(value).into_response();
             response.headers_mut().insert(HEIGHT_HEADER, HeaderValue::from(height));
@@ -265,7 +270,23 @@ fn scalar(field: &FieldDescriptor, text: String) -> Result<Value, Status> {
     let bad = |what: &str| Status::invalid(format!("{} {text:?} must be {what}", field.name()));
     Ok(match field.kind() {
         Kind::Bool => Value::Bool(text.parse().map_err(|_| bad("true or false"))?),
-        Kind::Enum(_) => text.parse::<i32>().map(Value::from).unwrap_or(Value::String(text)),
+        Kind::Enum(kind) => match text.parse::<i32>() {
+            Ok(number) => number.into(),
+            Err(_) if kind.get_value_by_name(&text).is_some() => Value::String(text),
+            Err(_) => return Err(bad(&format!("the name or number of a {}", kind.full_name()))),
+        },
+        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 if text.parse::<i32>().is_err() => {
+            return Err(bad("a 32-bit integer"));
+        }
+        Kind::Uint32 | Kind::Fixed32 if text.parse::<u32>().is_err() => {
+            return Err(bad("a 32-bit integer, 0 or above"));
+        }
+        Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 if text.parse::<i64>().is_err() => {
+            return Err(bad("a 64-bit integer"));
+        }
+        Kind::Uint64 | Kind::Fixed64 if text.parse::<u64>().is_err() => {
+            return Err(bad("a 64-bit integer, 0 or above"));
+        }
         // A space in a key is a plus that the client did not escape.
         Kind::Bytes => Value::String(text.replace(' ', "+")),
         _ => Value::String(text),

@@ -6,6 +6,7 @@ use deepnode_core::query::{Code, Status};
 use deepnode_proto::cosmos::base::abci::v1beta1::TxResponse;
 use deepnode_proto::cosmos::tx::v1beta1::*;
 use deepnode_proto::{Any, Name};
+use deepnode_tx::MAX_TX_BYTES;
 use prost::Message;
 use tendermint::abci::types::ExecTxResult;
 use tendermint::block::Height;
@@ -47,6 +48,11 @@ async fn broadcast(node: Node, request: BroadcastTxRequest) -> Result<BroadcastT
         return Err(Status::invalid("invalid empty tx"));
     }
     let hash = deepnode_tx::hash(&request.tx_bytes);
+    let size = request.tx_bytes.len();
+    if size > MAX_TX_BYTES {
+        let why = format!("tx_bytes of {size} bytes, at most {MAX_TX_BYTES}: tx too large");
+        return Ok(BroadcastTxResponse { tx_response: Some(refused_by_mempool(&hash, &why)?) });
+    }
     let tx_response = match node.rpc.broadcast_tx_sync(request.tx_bytes).await {
         Ok(answer) => TxResponse {
             txhash: hex_upper(answer.hash.as_bytes()),
