@@ -27,7 +27,7 @@ work=$PWD/$work
 trap 'rm -rf "$work"' EXIT
 echo "$package --hash=sha256:$package_sha256" >"$work/requirements.txt"
 echo "fetching $package (77 MB)"
-pip download --no-deps --no-binary :all: --require-hashes --dest "$work" --requirement "$work/requirements.txt" ||
+pip download --no-deps --no-binary llama-cpp-python --require-hashes --dest "$work" --requirement "$work/requirements.txt" ||
   fail "cannot download $package from PyPI"
 mkdir "$work/source"
 tar -xzf "$work"/*.tar.gz -C "$work/source" --strip-components 1
@@ -43,7 +43,7 @@ echo "building llama-bench for this processor (some minutes)"
   -DBUILD_SHARED_LIBS=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF \
   -DLLAMA_BUILD_TOOLS=ON -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF >"$work/log" 2>&1 || { tail -n 30 "$work/log" >&2; fail "cmake failed"; }
 # What it compiles is its progress; its warnings are not ours.
-"$cmake" --build "$work/build" --target llama-bench --parallel "$(getconf _NPROCESSORS_ONLN)" 2>"$work/log" | grep '^\[' ||
+"$cmake" --build "$work/build" --target llama-bench --parallel "$(getconf _NPROCESSORS_ONLN)" 2>"$work/log" | grep --line-buffered '^\[' ||
   { tail -n 30 "$work/log" >&2; fail "the build failed"; }
 mv "$work/build/bin/llama-bench" "$target"
 echo "$package" >"$stamp"
