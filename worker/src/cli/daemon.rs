@@ -12,6 +12,7 @@ use super::{block_on, Global, Home};
 use crate::blobs::Blobs;
 use crate::chain::Chain;
 use crate::journal::{AuditJournal, TaskJournal};
+use crate::recheck;
 use crate::run::{Engines, Executor, Pace, Registration, Worker};
 use crate::serving;
 use crate::verify::{self, Verifier};
@@ -80,6 +81,7 @@ pub fn run<E: Executor>(
     let pace = Pace { drain: Duration::from_secs(mine.drain_seconds), ..Default::default() };
     block_on(async {
         let chain: Arc<dyn Chain> = Arc::new(home.chain(signer).await?);
+        let rechecked = recheck::watch(engines.all(), recheck::EVERY);
         let executor = Arc::new(executor(&home, engines, &chain)?);
         let worker = Worker::new(chain, executor, journal, blobs, registration, pace);
         let stop = stop()?;
@@ -102,6 +104,7 @@ pub fn run<E: Executor>(
         // Users and auditors are served until the tasks under way have drained.
         tokio::select! {
             served = serving => served.context("serving"),
+            changed = rechecked => Err(changed),
             () = worker.run(stop) => {
                 tracing::info!("stopped");
                 Ok(())
@@ -121,8 +124,13 @@ pub(super) fn verify(global: &Global) -> anyhow::Result<()> {
         let address = signer.address();
         let chain: Arc<dyn Chain> = Arc::new(home.chain(signer).await?);
         tracing::info!(%address, "auditing");
-        Verifier::new(chain, engines, journal, verify::Pace::default()).run(stop()?).await;
-        tracing::info!("stopped");
-        Ok(())
+        let rechecked = recheck::watch(engines.all(), recheck::EVERY);
+        tokio::select! {
+            changed = rechecked => Err(changed),
+            () = Verifier::new(chain, engines, journal, verify::Pace::default()).run(stop()?) => {
+                tracing::info!("stopped");
+                Ok(())
+            }
+        }
     })
 }

@@ -69,6 +69,11 @@ impl Engines {
         Ok(())
     }
 
+    /// Every model.
+    pub fn all(&self) -> Vec<Arc<Model>> {
+        self.loaded.values().map(|l| l.model.clone()).collect()
+    }
+
     /// A model with its engine.
     pub fn get(&self, id: &Digest) -> Option<(&Arc<Model>, &Engine)> {
         self.loaded.get(id).map(|l| (&l.model, &l.engine))
