@@ -407,3 +407,26 @@ pub fn short(address: &Address) -> String {
     let text = address.to_string();
     format!("{}…{}", &text[..8], &text[text.len() - 4..])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_in_use_is_named() {
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = other.local_addr().unwrap();
+        let error = free("REST", address).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("REST needs {address}")) && error.contains("ss -ltnp"), "{error}");
+        drop(other);
+        free("REST", address).unwrap();
+    }
+
+    #[test]
+    fn a_misspelt_parameter_is_refused() {
+        let mut state = deepnode_app::default_genesis();
+        merge(&mut state, parameters()).unwrap();
+        let error = merge(&mut state, json!({ "tasks": { "params": { "windows": 1 } } })).unwrap_err();
+        assert_eq!(error.to_string(), "genesis has no \"windows\"");
+    }
+}

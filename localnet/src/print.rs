@@ -44,3 +44,17 @@ pub fn usage(network: &Network) {
     println!("   {bin}/deepnoded query powr terms");
     println!("   logs in {dir}/logs");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_as_numbers() {
+        assert_eq!(decimal("331794679214671650"), "0.331794");
+        assert_eq!(decimal("1000000000000000000"), "1.000000");
+        assert_eq!(decimal("0"), "0.000000");
+        assert_eq!(udn("1500000"), "1500000 udn (1.500000 DN)");
+        assert_eq!(percent(1, 3), "33.33%");
+    }
+}

@@ -121,3 +121,47 @@ impl Drop for Process {
         self.stop();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(dir: &Path, script: &str) -> Process {
+        let args = vec!["-c".into(), script.into()];
+        Process::new("child", Path::new("/bin/sh"), args, dir.join("child.log"), 0)
+    }
+
+    #[test]
+    fn a_child_that_ends_by_itself_is_an_error_with_its_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = shell(dir.path(), "echo the disk is full; exit 7");
+        child.start().unwrap();
+        let begin = Instant::now();
+        let error = loop {
+            match child.check() {
+                Err(error) => break error.to_string(),
+                Ok(()) => assert!(begin.elapsed() < GRACE),
+            }
+        };
+        for part in ["child ended with exit status: 7", "child.log", "the disk is full"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn stopping_lets_a_child_end_in_order_and_replacing_runs_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = shell(dir.path(), "trap 'echo in order; exit 0' TERM; echo up; while :; do sleep 0.01; done");
+        child.start().unwrap();
+        while !child.tail().contains("up") {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        child.stop();
+        assert!(child.pid().is_none() && child.tail().contains("in order"));
+        child.args.clear();
+        child.replace(Path::new("/bin/echo"), &["another"]);
+        child.start().unwrap();
+        child.wait();
+        assert!(child.tail().contains("another"));
+    }
+}
