@@ -27,7 +27,7 @@ programs: doctor cometbft model
 
 ##### Checks
 
-.PHONY: doctor lint test test-chain-long accept-snapshots test-store-long
+.PHONY: doctor lint test test-openai test-chain-long accept-snapshots test-store-long
 doctor: ## Name what this machine lacks, and the way to get it
 	@tools/doctor.sh
 
@@ -37,6 +37,9 @@ lint: doctor ## Formatting and clippy
 
 test: ## All tests and the network's tour, with a table of where the time went (V=1: all output)
 	@tools/test.sh
+
+test-openai: programs ## OpenAI's own Python SDK against `deepnode-worker serve` with the real model (seconds)
+	@tools/test-openai.sh
 
 test-chain-long: ## Fifty other random chains, each replayed in other processes, some minutes
 	for seed in $$(seq 1 50); do DEEPNODE_TEST_SEED=$$seed $(CARGO) test -q -p deepnode-app --test chain --locked \

@@ -6,6 +6,7 @@ pub mod chain;
 pub mod cli;
 pub mod cpu;
 pub mod engine;
+pub mod gateway;
 pub mod journal;
 pub mod metrics;
 pub mod model;

@@ -38,13 +38,9 @@ impl Metrics {
 
     /// The text that Prometheus reads.
     pub fn text(&self) -> String {
-        let mut text = String::new();
+        let mut text = Exposition::default();
         let mut put = |name: &str, kind: &str, help: &str, samples: &[(&str, f64)]| {
-            let _ =
-                writeln!(text, "# HELP deepnode_worker_{name} {help}\n# TYPE deepnode_worker_{name} {kind}");
-            for (labels, value) in samples {
-                let _ = writeln!(text, "deepnode_worker_{name}{labels} {value}");
-            }
+            text.put(name, kind, help, samples);
         };
         let of = |n: &AtomicU64| n.load(Ordering::Relaxed) as f64;
         let outcomes = [
@@ -59,9 +55,27 @@ impl Metrics {
         put("busy_seconds_total", "counter", "Time spent generating.", &[("", seconds)]);
         put("running", "gauge", "Tasks that generate now.", &[("", of(&self.running))]);
         put("queued", "gauge", "Tasks that wait for their turn.", &[("", of(&self.queued))]);
-        text
+        text.0
     }
 }
+
+/// Text in Prometheus' format.
+#[derive(Debug, Default)]
+pub(crate) struct Exposition(pub String);
+
+impl Exposition {
+    /// A family of samples, each with its labels in braces or none.
+    pub fn put<L: AsRef<str>>(&mut self, name: &str, kind: &str, help: &str, samples: &[(L, f64)]) {
+        let _ =
+            writeln!(self.0, "# HELP deepnode_worker_{name} {help}\n# TYPE deepnode_worker_{name} {kind}");
+        for (labels, value) in samples {
+            let _ = writeln!(self.0, "deepnode_worker_{name}{} {value}", labels.as_ref());
+        }
+    }
+}
+
+/// Media type of that text.
+pub(crate) const TEXT_FORMAT: &str = "text/plain; version=0.0.4";
 
 /// Lowers its gauge when dropped.
 #[derive(Debug)]
@@ -78,7 +92,7 @@ pub async fn serve(address: SocketAddr, metrics: Arc<Metrics>) -> std::io::Resul
     let listener = tokio::net::TcpListener::bind(address).await?;
     let answer = move || {
         let text = metrics.text();
-        async move { ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text) }
+        async move { ([(CONTENT_TYPE, TEXT_FORMAT)], text) }
     };
     axum::serve(listener, Router::new().route("/metrics", get(answer))).await
 }

@@ -18,7 +18,7 @@ use crate::serving;
 use crate::verify::{self, Verifier};
 
 /// Becomes true at SIGTERM or SIGINT; at the second one the process ends.
-fn stop() -> anyhow::Result<watch::Receiver<bool>> {
+pub(super) fn stop() -> anyhow::Result<watch::Receiver<bool>> {
     let (sender, receiver) = watch::channel(false);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::spawn(async move {

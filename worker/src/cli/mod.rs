@@ -1,9 +1,12 @@
 //! The command line of an operator.
 
+mod chat;
 mod config;
 mod daemon;
 mod init;
+mod local;
 mod models;
+mod serve;
 mod status;
 
 pub use config::{Config, Home, WorkerConfig};
@@ -54,6 +57,10 @@ enum Command {
     Verify,
     /// What this worker does, and what the chain says of it
     Status(status::Args),
+    /// Serves one model over an OpenAI-compatible HTTP API, without a chain
+    Serve(Box<serve::Serve>),
+    /// Talks with one model in the terminal, without a chain
+    Chat(chat::Chat),
 }
 
 impl Global {
@@ -93,6 +100,8 @@ impl Cli {
             Command::Run => run(global, |_, engines, _| Ok(engines)),
             Command::Verify => daemon::verify(global),
             Command::Status(args) => status::run(global, args),
+            Command::Serve(serve) => serve.run(global),
+            Command::Chat(chat) => chat.run(global),
         }
     }
 }

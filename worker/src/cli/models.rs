@@ -1,12 +1,12 @@
 //! `models import`, `models list`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Global;
-use crate::model::{import, list};
+use crate::model::{import, list, Imported};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Models {
@@ -25,14 +25,7 @@ impl Models {
         let folder = global.home.join("models");
         match self {
             Self::Import { gguf } => {
-                let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(
-                    "{bar:40} {bytes}/{total_bytes} {bytes_per_sec}",
-                )?);
-                let imported = import(&gguf, &folder, &|progress| {
-                    bar.set_length(progress.total);
-                    bar.set_position(progress.done);
-                })?;
-                bar.finish_and_clear();
+                let imported = import_with_progress(&gguf, &folder)?;
                 println!("{}", hex::encode(imported.id));
                 if imported.existed {
                     eprintln!("It was imported before.");
@@ -65,6 +58,18 @@ impl Models {
         }
         Ok(())
     }
+}
+
+/// Imports a GGUF file into a models folder; the terminal sees how far it is.
+pub(super) fn import_with_progress(gguf: &Path, folder: &Path) -> anyhow::Result<Imported> {
+    let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec}")?;
+    let bar = ProgressBar::new(0).with_style(style);
+    let imported = import(gguf, folder, &|progress| {
+        bar.set_length(progress.total);
+        bar.set_position(progress.done);
+    })?;
+    bar.finish_and_clear();
+    Ok(imported)
 }
 
 fn json_row(listing: &crate::model::Listing) -> serde_json::Value {

@@ -3,7 +3,7 @@
 //! A template is a pure function of the messages: there is no clock, no randomness and no file in its reach
 //! (a call of `strftime_now` is an error), and its work is bounded.
 
-use minijinja::{context, AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior};
+use minijinja::{context, AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
 use serde::{Deserialize, Serialize};
 
 use super::error::{within, ModelError, Result};
@@ -54,15 +54,30 @@ impl ChatTemplate {
 
     /// The prompt that asks the assistant to answer `messages`.
     pub fn render(&self, messages: &[ChatMessage]) -> Result<String> {
-        within("chat messages", messages.len() as u64, 1, MAX_MESSAGES as u64)?;
         let bytes: usize = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
         within("chat length", bytes as u64, 0, MAX_TEXT as u64)?;
+        self.write(messages.len(), Value::from_serialize(messages), Value::UNDEFINED)
+    }
+
+    /// The same for messages with more than role and content, as tool calls, and for a list of tools: the template says
+    /// what becomes of them. Who calls this has bounded their size.
+    pub fn render_json(
+        &self,
+        messages: &[serde_json::Value],
+        tools: Option<&serde_json::Value>,
+    ) -> Result<String> {
+        let tools = tools.map_or(Value::UNDEFINED, Value::from_serialize);
+        self.write(messages.len(), Value::from_serialize(messages), tools)
+    }
+
+    fn write(&self, count: usize, messages: Value, tools: Value) -> Result<String> {
+        within("chat messages", count as u64, 1, MAX_MESSAGES as u64)?;
         let template = self.environment.get_template(NAME).map_err(fault)?;
         let (bos_token, eos_token) = (&self.bos, &self.eos);
         let mut prompt = Prompt::default();
         template
             .render_to_write(
-                context! { messages, bos_token, eos_token, add_generation_prompt => true },
+                context! { messages, tools, bos_token, eos_token, add_generation_prompt => true },
                 &mut prompt,
             )
             .map_err(fault)?;
@@ -128,6 +143,19 @@ mod tests {
             assert!(error.contains(part), "{source}: {error}");
         }
         assert!(chat("", &[]).unwrap_err().to_string().contains("chat messages is 0: must be 1 to 4096"));
+    }
+
+    /// Messages of role and content alone give one prompt, however they come; absent tools are undefined.
+    #[test]
+    fn json_renders_as_messages_do() {
+        let source = "{% if tools is defined %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ m.role }}:{{ m.content }}{% for c in m.tool_calls %}+{{ c.name }}{% endfor %};{% endfor %}";
+        let template = ChatTemplate::new(source, "", "").unwrap();
+        let hi = serde_json::json!({ "role": "user", "content": "hi" });
+        let plain = chat(source, &[("user", "hi")]).unwrap();
+        assert_eq!(template.render_json(std::slice::from_ref(&hi), None).unwrap(), plain);
+        let call = serde_json::json!({ "role": "assistant", "content": "", "tool_calls": [{ "name": "f" }] });
+        let tools = serde_json::json!([1]);
+        assert_eq!(template.render_json(&[hi, call], Some(&tools)).unwrap(), "[1]user:hi;assistant:+f;");
     }
 
     #[test]

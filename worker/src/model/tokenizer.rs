@@ -381,6 +381,16 @@ impl Tokenizer {
         self.encode(&chat.render(messages)?)
     }
 
+    /// The ids of a chat with more than roles and contents: see `ChatTemplate::render_json`.
+    pub fn encode_chat_json(
+        &self,
+        messages: &[serde_json::Value],
+        tools: Option<&serde_json::Value>,
+    ) -> Result<Vec<u32>> {
+        let chat = self.chat.as_ref().ok_or_else(|| ModelError::missing("the model's chat template"))?;
+        self.encode(&chat.render_json(messages, tools)?)
+    }
+
     /// The ids of a text, special tokens in it as such. The pieces of the ids join to the text (in NFC where the
     /// model wants that); a text that the vocabulary has no pieces for is an error.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
@@ -442,9 +452,12 @@ pub struct TextStream {
 impl TextStream {
     /// The text that `id` completes.
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
-        if !tokenizer.is_special(id) {
-            self.waiting.extend(tokenizer.piece(id).unwrap_or_default());
-        }
+        self.push_bytes(if tokenizer.is_special(id) { &[] } else { tokenizer.piece(id).unwrap_or_default() })
+    }
+
+    /// The text that more bytes complete.
+    pub fn push_bytes(&mut self, bytes: &[u8]) -> String {
+        self.waiting.extend(bytes);
         // An incomplete character at the end has no error length: it may still be finished.
         let mut text = String::new();
         let mut taken = 0;

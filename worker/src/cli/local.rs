@@ -1,0 +1,77 @@
+//! What `serve` and `chat` have in common: one model on this machine, without a chain.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{bail, Context};
+use clap::Args;
+
+use super::models::import_with_progress;
+use super::Global;
+use crate::engine::{Engine, Options};
+use crate::model::{model_path, Model};
+
+/// First bytes of a GGUF file.
+const GGUF: &[u8; 4] = b"GGUF";
+
+#[derive(Debug, Args)]
+pub(super) struct Local {
+    /// A GGUF file (which is imported into the home's models first), an imported model's file, or its id.
+    #[arg(long, value_name = "FILE|ID")]
+    model: String,
+    /// Threads that compute; every core by default.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+impl Local {
+    /// The model, every weight of it checked, and the engine that computes it.
+    pub(super) fn load(&self, global: &Global) -> anyhow::Result<(Arc<Model>, Engine)> {
+        let path = self.path(&global.home.join("models"))?;
+        let model = Model::open(&path)?;
+        model.verify().with_context(|| path.display().to_string())?;
+        let model = Arc::new(model);
+        let default = Options::default();
+        let options = Options { threads: self.threads.map_or(default.threads, usize::from), ..default };
+        let engine = Engine::new(model.clone(), options)?;
+        Ok((model, engine))
+    }
+
+    /// The file of the imported model.
+    fn path(&self, models: &Path) -> anyhow::Result<PathBuf> {
+        let mut id = [0; 32];
+        if hex::decode_to_slice(&self.model, &mut id).is_ok() {
+            let path = model_path(models, &id);
+            if !path.is_file() {
+                bail!(
+                    "--model {}: {} is not there; `models list` lists those that are",
+                    self.model,
+                    path.display()
+                );
+            }
+            return Ok(path);
+        }
+        let path = PathBuf::from(&self.model);
+        let mut magic = [0; 4];
+        std::fs::File::open(&path)
+            .and_then(|mut file| file.read_exact(&mut magic))
+            .with_context(|| format!("--model {}", path.display()))?;
+        if magic != *GGUF {
+            return Ok(path);
+        }
+        let imported = import_with_progress(&path, models)?;
+        if !imported.existed {
+            eprintln!("imported as {}; --model with this id starts faster", hex::encode(imported.id));
+        }
+        Ok(imported.path)
+    }
+}
+
+/// A short name for people: the model's own, in lower case, without spaces; none if that is empty.
+pub(super) fn short_name(model: &Model) -> Option<String> {
+    let plain =
+        |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c.to_ascii_lowercase() } else { '-' };
+    let name: String = model.name().chars().map(plain).collect();
+    Some(name.trim_matches('-').to_string()).filter(|name| !name.is_empty())
+}

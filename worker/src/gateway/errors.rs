@@ -1,0 +1,221 @@
+//! Errors, in the shape that OpenAI's SDKs read.
+
+use std::fmt::Display;
+
+use axum::http::header::{HeaderName, ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::Json;
+use serde_json::{json, Value};
+
+use super::scheduler::{Failure, Refused};
+use crate::engine::EngineError;
+use crate::model::ModelError;
+
+/// Greatest number of bytes of a user's value that an error repeats.
+const SHOWN: usize = 100;
+/// Tells OpenAI's SDKs whether trying again makes sense; without it they try twice after each 5xx.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// Why a request is not answered.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    message: String,
+    kind: &'static str,
+    param: Option<String>,
+    code: Option<&'static str>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+pub type Result<T> = std::result::Result<T, ApiError>;
+
+impl ApiError {
+    fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        let kind = if status.is_server_error() { "server_error" } else { "invalid_request_error" };
+        Self { status, message: message.into(), kind, param: None, code: None, headers: Vec::new() }
+    }
+
+    fn code(mut self, code: &'static str) -> Self {
+        self.code = Some(code);
+        self
+    }
+
+    fn header(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// The request as a whole cannot be read.
+    pub fn unreadable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// A field outside its bound.
+    pub fn invalid(field: impl Into<String>, value: impl Display, bound: impl Display) -> Self {
+        let field = field.into();
+        let message = format!("{field} is {value}, must be {bound}");
+        Self { param: Some(field), ..Self::new(StatusCode::BAD_REQUEST, message).code("invalid_value") }
+    }
+
+    pub fn missing(field: impl Into<String>, bound: impl Display) -> Self {
+        let field = field.into();
+        let message = format!("{field} is missing, must be {bound}");
+        Self {
+            param: Some(field),
+            ..Self::new(StatusCode::BAD_REQUEST, message).code("missing_required_parameter")
+        }
+    }
+
+    /// A field that would change the answer if it were heeded.
+    pub fn unsupported(field: impl Into<String>, why: impl Display) -> Self {
+        let field = field.into();
+        let message = format!("{field} is not supported: {why}");
+        Self {
+            param: Some(field),
+            ..Self::new(StatusCode::BAD_REQUEST, message).code("unsupported_parameter")
+        }
+    }
+
+    /// Prompt and output do not fit.
+    pub fn context(field: impl Into<String>, message: String) -> Self {
+        let error = Self::new(StatusCode::BAD_REQUEST, message).code("context_length_exceeded");
+        Self { param: Some(field.into()), ..error }
+    }
+
+    /// The prompt's text cannot become tokens.
+    pub fn prompt(field: &str, error: &ModelError) -> Self {
+        let error = Self::new(StatusCode::BAD_REQUEST, format!("{field}: {error}")).code("invalid_value");
+        Self { param: Some(field.into()), ..error }
+    }
+
+    pub fn no_model(name: &str, known: &str) -> Self {
+        let message = format!("model is {}, must be one of {known}", shown(&json!(name)));
+        let error = Self::new(StatusCode::NOT_FOUND, message).code("model_not_found");
+        Self { param: Some("model".into()), ..error }
+    }
+
+    pub fn unauthorized(message: &str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, message)
+            .code("invalid_api_key")
+            .header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+    }
+
+    pub fn foreign_host(host: &str) -> Self {
+        let message = format!(
+            "the Host header is {}, must be localhost or a loopback address where there are no API keys (--api-key-file)",
+            shown(&json!(host))
+        );
+        Self::new(StatusCode::FORBIDDEN, message)
+    }
+
+    pub fn media_type(found: &str) -> Self {
+        let message = format!("content-type is {}, must be application/json", shown(&json!(found)));
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message)
+    }
+
+    pub fn too_large(limit: usize) -> Self {
+        let message = format!("the body has more bytes than the greatest number, {limit}");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+    }
+
+    pub fn slow_body() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive")
+    }
+
+    pub fn timeout(seconds: f64) -> Self {
+        // Asking again would take as long.
+        Self::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            format!("no complete answer within the limit of {seconds} seconds"),
+        )
+        .code("timeout")
+        .header(SHOULD_RETRY, HeaderValue::from_static("false"))
+    }
+
+    pub fn stopping() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping").code("stopping")
+    }
+
+    /// A defect of this program.
+    pub fn internal(what: impl Display) -> Self {
+        tracing::error!(%what, "a request failed");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, format!("internal error: {what}"))
+    }
+
+    /// The model's numbers overflow on this prompt: the same on every machine and at each attempt.
+    pub fn numeric(tokens: u32) -> Self {
+        let message =
+            format!("after {tokens} tokens the model's numbers are not finite: it cannot answer this prompt");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+            .code("numeric")
+            .header(SHOULD_RETRY, HeaderValue::from_static("false"))
+    }
+
+    /// The error as a member of a JSON object, which is also how a stream tells of it.
+    pub fn body(&self) -> Value {
+        let Self { message, kind, param, code, .. } = self;
+        json!({ "error": { "message": message, "type": kind, "param": param, "code": code } })
+    }
+}
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Full { waiting, retry_after } => {
+                let message =
+                    format!("the queue is full: {waiting} requests wait, which is the greatest number");
+                let error = Self {
+                    kind: "rate_limit_error",
+                    ..Self::new(StatusCode::TOO_MANY_REQUESTS, message).code("rate_limit_exceeded")
+                };
+                error.header(RETRY_AFTER, retry_after)
+            }
+            Refused::Closed => Self::stopping(),
+        }
+    }
+}
+
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Stopping => Self::stopping(),
+            Failure::Engine(EngineError::Io(error)) => {
+                tracing::error!(%error, "no room for a request");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("no memory for this request: {error}"))
+            }
+            Failure::Engine(error) => Self::internal(error),
+            Failure::Crashed => Self::internal("the engine crashed on this request"),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.body())).into_response();
+        response.headers_mut().extend(self.headers);
+        response
+    }
+}
+
+/// A user's value, as an error repeats it: its JSON, shortened.
+pub fn shown(value: &Value) -> String {
+    let mut text = value.to_string();
+    if text.len() > SHOWN {
+        text.truncate(text.floor_char_boundary(SHOWN));
+        text.push_str("...");
+    }
+    text
+}
+
+pub async fn unknown_path(method: Method, uri: Uri) -> ApiError {
+    let message = format!("there is no {method} {}", shown(&json!(uri.path())));
+    ApiError::new(StatusCode::NOT_FOUND, message).code("unknown_url")
+}
+
+pub async fn unknown_method(method: Method, uri: Uri) -> ApiError {
+    let post = uri.path().ends_with("/completions") || uri.path().ends_with("/embeddings");
+    let allowed = if post { "POST" } else { "GET" };
+    let message = format!("{method} is not a method of {}, which has {allowed}", uri.path());
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message).header(ALLOW, HeaderValue::from_static(allowed))
+}

@@ -1,0 +1,510 @@
+//! The gateway over real HTTP, with small generated models.
+
+use std::future::Future;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use deepnode_worker::canon::{Architecture, SamplingParams};
+use deepnode_worker::engine::{self, Engine, Stop};
+use deepnode_worker::gateway::{seed, ApiKeys, Gateway, Settings};
+use deepnode_worker::model::{dequant::Encoding, import, synthetic, ChatMessage, Model};
+use reqwest::{Client, Method, Response, StatusCode};
+use serde_json::{json, Value};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+const CHAT: &str = "/v1/chat/completions";
+const COMPLETIONS: &str = "/v1/completions";
+
+fn model_of(arch: &Architecture) -> Arc<Model> {
+    // The folder may go: the model stays mapped.
+    let folder = tempfile::tempdir().unwrap();
+    let gguf = folder.path().join("model.gguf");
+    std::fs::write(&gguf, synthetic::gguf(arch, Encoding::F16, 7)).unwrap();
+    Arc::new(Model::open(&import(&gguf, folder.path(), &|_| {}).unwrap().path).unwrap())
+}
+
+static SMALL: LazyLock<Arc<Model>> = LazyLock::new(|| model_of(&synthetic::small()));
+
+/// One whose longest answers take many seconds.
+static SLOW: LazyLock<Arc<Model>> = LazyLock::new(|| {
+    let arch = Architecture { layers: 8, width: 256, ffn: 1024, context: 1 << 14, ..synthetic::small() };
+    model_of(&arch)
+});
+
+fn engine(model: &Arc<Model>) -> Engine {
+    Engine::new(model.clone(), engine::Options { threads: 1, huge_pages: false, ..Default::default() })
+        .unwrap()
+}
+
+struct Server {
+    base: String,
+    client: Client,
+    stop: watch::Sender<bool>,
+    serving: JoinHandle<std::io::Result<()>>,
+}
+
+impl Server {
+    async fn start(model: &Arc<Model>, engine: Engine, settings: Settings) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let (stop, stopped) = watch::channel(false);
+        let settings = Settings { name: Some("test".into()), ..settings };
+        let gateway = Gateway::new(model.clone(), engine, settings).unwrap();
+        let serving = tokio::spawn(gateway.serve(listener, stopped));
+        Self { base, client: Client::builder().no_proxy().build().unwrap(), stop, serving }
+    }
+
+    async fn small() -> Self {
+        Self::start(&SMALL, engine(&SMALL), Settings::default()).await
+    }
+
+    async fn slow(settings: Settings) -> Self {
+        Self::start(&SLOW, engine(&SLOW), settings).await
+    }
+
+    fn send(&self, path: &str, body: &Value) -> impl Future<Output = reqwest::Result<Response>> {
+        self.client
+            .post(format!("{}{path}", self.base))
+            .header("content-type", "application/json")
+            .body(body.to_string())
+            .send()
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> (StatusCode, Value) {
+        let response = self.send(path, body).await.unwrap();
+        let status = response.status();
+        (status, json_of(response).await)
+    }
+
+    /// An answer that must be there.
+    async fn ask(&self, path: &str, body: &Value) -> Value {
+        let (status, answer) = self.post(path, body).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        answer
+    }
+
+    /// The chunks of a stream that ends with [DONE].
+    async fn stream(&self, path: &str, body: &Value) -> Vec<Value> {
+        let mut body = body.clone();
+        body["stream"] = json!(true);
+        body["stream_options"] = json!({ "include_usage": true });
+        let response = self.send(path, &body).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        let text = response.text().await.unwrap();
+        let mut events: Vec<&str> =
+            text.split_terminator("\n\n").map(|e| e.strip_prefix("data: ").unwrap()).collect();
+        assert_eq!(events.pop(), Some("[DONE]"));
+        events.iter().map(|event| serde_json::from_str(event).unwrap()).collect()
+    }
+
+    async fn get(&self, path: &str) -> Response {
+        self.client.get(format!("{}{path}", self.base)).send().await.unwrap()
+    }
+
+    /// A number of /metrics.
+    async fn metric(&self, name: &str) -> u64 {
+        let text = self.get("/metrics").await.text().await.unwrap();
+        let line = text.lines().find_map(|l| l.strip_prefix(&format!("deepnode_worker_gateway_{name} ")));
+        line.unwrap_or_else(|| panic!("{name} in {text}")).parse().unwrap()
+    }
+
+    async fn until(&self, name: &str, value: u64) {
+        let began = Instant::now();
+        while self.metric(name).await != value {
+            assert!(began.elapsed() < Duration::from_secs(20), "{name} is not {value}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+async fn json_of(response: Response) -> Value {
+    serde_json::from_str(&response.text().await.unwrap()).unwrap()
+}
+
+fn chat(more: Value) -> Value {
+    let mut body = json!({
+        "model": "test",
+        "messages": [{ "role": "system", "content": "Be brief." }, { "role": "user", "content": "Tell me of the sea." }],
+    });
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body
+}
+
+/// A request whose answer takes long.
+fn long() -> Value {
+    chat(json!({ "temperature": 0, "stream": true, "max_tokens": 16_000 }))
+}
+
+fn short() -> Value {
+    chat(json!({ "temperature": 0, "max_tokens": 2 }))
+}
+
+/// The text of one choice of a stream.
+fn streamed(chunks: &[Value], choice: u64) -> (String, Vec<&Value>) {
+    let mine =
+        || chunks.iter().flat_map(|c| c["choices"].as_array().unwrap()).filter(|c| c["index"] == choice);
+    let text = mine().map(|c| c["delta"]["content"].as_str().or(c["text"].as_str()).unwrap_or("")).collect();
+    (text, mine().map(|c| &c["finish_reason"]).filter(|r| !r.is_null()).collect())
+}
+
+#[tokio::test]
+async fn one_seed_is_one_answer_whole_streamed_and_on_every_engine() {
+    let server = Server::small().await;
+    let request =
+        chat(json!({ "temperature": 0.9, "top_p": 0.95, "top_k": 50, "seed": 7, "n": 2, "max_tokens": 24 }));
+    let whole = server.ask(CHAT, &request).await;
+    assert_eq!(whole["object"], "chat.completion");
+    assert_eq!(whole["model"], hex::encode(SMALL.id()));
+    assert_eq!(whole["system_fingerprint"], format!("canon/1-{}", hex::encode(&SMALL.id()[..8])));
+
+    // What the engine says of the same prompt and seeds.
+    let messages = [("system", "Be brief."), ("user", "Tell me of the sea.")]
+        .map(|(role, content)| ChatMessage { role: role.into(), content: content.into() });
+    let prompt = SMALL.tokenizer().encode_chat(&messages).unwrap();
+    let direct = engine(&SMALL);
+    let mut output = 0;
+    for choice in 0..2u32 {
+        let params = SamplingParams {
+            temperature_micros: 900_000,
+            top_p_micros: 950_000,
+            top_k: 50,
+            seed: seed(7, choice),
+        };
+        let ask = engine::Request { prompt: &prompt, params: &params, max_output: 24, stop: Stop::NONE };
+        let mut session = direct.session(256).unwrap();
+        let generation = session.generate(&ask, &mut |_| (), &AtomicBool::new(false)).unwrap();
+        output += generation.tokens.len();
+        let answer = &whole["choices"][choice as usize];
+        assert_eq!(answer["index"], choice);
+        assert_eq!(answer["message"]["role"], "assistant");
+        assert_eq!(answer["message"]["content"], SMALL.tokenizer().decode(&generation.tokens));
+    }
+    let total = prompt.len() + output;
+    assert_eq!(
+        whole["usage"],
+        json!({ "prompt_tokens": prompt.len(), "completion_tokens": output, "total_tokens": total })
+    );
+    assert_ne!(whole["choices"][0]["message"], whole["choices"][1]["message"]);
+
+    let chunks = server.stream(CHAT, &request).await;
+    assert_eq!(chunks[0]["choices"][0]["delta"], json!({ "role": "assistant", "content": "" }));
+    for choice in 0..2 {
+        let (text, reasons) = streamed(&chunks, choice);
+        let answer = &whole["choices"][choice as usize];
+        assert_eq!(answer["message"]["content"], text);
+        assert_eq!(reasons, [&answer["finish_reason"]]);
+    }
+    let (last, rest) = chunks.split_last().unwrap();
+    assert_eq!((&last["choices"], &last["usage"]), (&json!([]), &whole["usage"]));
+    assert!(rest.iter().all(|c| c["usage"].is_null() && c["object"] == "chat.completion.chunk"));
+
+    // Another implementation, as on another machine.
+    let other = Server::start(&SMALL, Engine::reference(SMALL.clone()).unwrap(), Settings::default()).await;
+    assert_eq!(other.ask(CHAT, &request).await["choices"], whole["choices"]);
+    let seeded = chat(json!({ "seed": 8, "max_tokens": 24 }));
+    assert_ne!(server.ask(CHAT, &seeded).await["choices"][0], whole["choices"][0]);
+
+    // A seed that was drawn is told, and gives the answer again.
+    let unseeded = chat(json!({ "max_tokens": 24 }));
+    let response = server.send(CHAT, &unseeded).await.unwrap();
+    let drawn: i64 = response.headers()["x-deepnode-seed"].to_str().unwrap().parse().unwrap();
+    let again = server.ask(CHAT, &chat(json!({ "seed": drawn, "max_tokens": 24 }))).await;
+    assert_eq!(json_of(response).await["choices"], again["choices"]);
+}
+
+#[tokio::test]
+async fn an_answer_ends_before_its_stop_string() {
+    let server = Server::small().await;
+    let free = server.ask(CHAT, &chat(json!({ "seed": 3, "max_tokens": 60 }))).await;
+    let text = free["choices"][0]["message"]["content"].as_str().unwrap();
+    let stop = text.chars().skip(6).find(char::is_ascii_alphanumeric).unwrap().to_string();
+    let expected = &text[..text.find(&stop).unwrap()];
+    let request = chat(json!({ "seed": 3, "max_tokens": 60, "stop": ["never this", stop] }));
+    let stopped = server.ask(CHAT, &request).await;
+    assert_eq!(stopped["choices"][0]["message"]["content"], expected);
+    assert_eq!(stopped["choices"][0]["finish_reason"], "stop");
+    assert_eq!(streamed(&server.stream(CHAT, &request).await, 0).0, expected);
+}
+
+#[tokio::test]
+async fn completions_take_text_or_tokens() {
+    let server = Server::small().await;
+    let ids = SMALL.tokenizer().encode_prompt("the sea is").unwrap();
+    let ask = |prompt: Value| json!({ "model": hex::encode(SMALL.id()), "prompt": prompt, "temperature": 0 });
+    let answer = server.ask(COMPLETIONS, &ask(json!("the sea is"))).await;
+    assert_eq!(answer["object"], "text_completion");
+    assert_eq!(answer["usage"]["prompt_tokens"], ids.len());
+    assert_eq!(answer["usage"]["completion_tokens"], 16);
+    assert_eq!(answer["choices"][0]["finish_reason"], "length");
+    for prompt in [json!(ids), json!([ids]), json!(["the sea is"])] {
+        assert_eq!(server.ask(COMPLETIONS, &ask(prompt)).await["choices"], answer["choices"]);
+    }
+    let chunks = server.stream(COMPLETIONS, &ask(json!(ids))).await;
+    assert_eq!(answer["choices"][0]["text"], streamed(&chunks, 0).0);
+}
+
+#[tokio::test]
+async fn models_health_and_metrics() {
+    let server = Server::small().await;
+    let id = hex::encode(SMALL.id());
+    let list = json_of(server.get("/v1/models").await).await;
+    let ids: Vec<_> = list["data"].as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["test", &id]);
+    for name in ids {
+        assert_eq!(json_of(server.get(&format!("/v1/models/{name}")).await).await["root"], id);
+    }
+    let unknown = server.get("/v1/models/gpt-4").await;
+    assert_eq!(unknown.status(), StatusCode::NOT_FOUND);
+    assert_eq!(json_of(unknown).await["error"]["code"], "model_not_found");
+    assert_eq!(server.get("/health").await.status(), StatusCode::OK);
+    server.ask(CHAT, &short()).await;
+    assert!(server.metric("output_tokens_total").await >= 1);
+    server.until("generations_total{end=\"finished\"}", 1).await;
+    assert_eq!(server.metric("answers_total{status=\"404\"}").await, 1);
+}
+
+#[tokio::test]
+async fn what_cannot_be_answered_is_refused_by_name() {
+    let server = Server::small().await;
+    let user = |content: Value| json!([{ "role": "user", "content": content }]);
+    let function = json!([{ "type": "function", "function": { "name": "f" } }]);
+    // (fields of a chat, status, field, part of the message)
+    let table = [
+        (
+            json!({ "temperature": -1 }),
+            400,
+            "temperature",
+            "is -1, must be 0 (greedy) or a number from 0.01 to 2",
+        ),
+        (json!({ "temperature": "NaN" }), 400, "temperature", "is \"NaN\", must be"),
+        (json!({ "temperature": 0.001 }), 400, "temperature", "is 0.001"),
+        (json!({ "top_p": 1.5 }), 400, "top_p", "is 1.5, must be a number from 0 to 1"),
+        (json!({ "top_k": 65 }), 400, "top_k", "an integer from 0 to 64"),
+        (json!({ "max_tokens": 0 }), 400, "max_tokens", "is 0, must be an integer from 1 to 256"),
+        (json!({ "max_tokens": 1e9 }), 400, "max_tokens", "from 1 to 256"),
+        (json!({ "max_tokens": 250 }), 400, "max_tokens", "is 250, must be at most"),
+        (json!({ "max_completion_tokens": 250 }), 400, "max_completion_tokens", "the context is 256"),
+        (
+            json!({ "max_tokens": 3, "max_completion_tokens": 4 }),
+            400,
+            "max_completion_tokens",
+            "is 4, must be max_tokens",
+        ),
+        (json!({ "n": 9 }), 400, "n", "an integer from 1 to 8"),
+        (json!({ "seed": 1.5 }), 400, "seed", "is 1.5, must be an integer"),
+        (json!({ "stop": ["a", "b", "c", "d", "e"] }), 400, "stop", "up to 4"),
+        (json!({ "stop": "" }), 400, "stop", "is \"\""),
+        (json!({ "stream": "yes" }), 400, "stream", "must be true or false"),
+        (json!({ "stream_options": {} }), 400, "stream_options", "absent where stream is not true"),
+        (json!({ "logprobs": true }), 400, "logprobs", "is not supported"),
+        (json!({ "frequency_penalty": 0.5 }), 400, "frequency_penalty", "no penalties"),
+        (json!({ "logit_bias": { "1": 2 } }), 400, "logit_bias", "is not supported"),
+        (json!({ "response_format": { "type": "json_object" } }), 400, "response_format", "is not supported"),
+        (json!({ "reasoning_effort": "high" }), 400, "reasoning_effort", "is not supported"),
+        (json!({ "tools": function }), 400, "tools", "no place for them"),
+        (json!({ "tools": function, "tool_choice": "required" }), 400, "tool_choice", "is not supported"),
+        (json!({ "model": "gpt-4" }), 404, "model", "must be one of test"),
+        (json!({ "model": null }), 400, "model", "is missing"),
+        (json!({ "messages": [] }), 400, "messages", "at least one"),
+        (json!({ "messages": "hi" }), 400, "messages", "is \"hi\", must be a list of messages"),
+        (
+            json!({ "messages": [{ "role": "robot", "content": "" }] }),
+            400,
+            "messages[0].role",
+            "is \"robot\"",
+        ),
+        (json!({ "messages": [{ "role": "user" }] }), 400, "messages[0].content", "is missing"),
+        (
+            json!({ "messages": [{ "role": "user", "content": "", "colour": 1 }] }),
+            400,
+            "messages[0].colour",
+            "not supported",
+        ),
+        (
+            json!({ "messages": user(json!([{ "type": "image_url" }])) }),
+            400,
+            "messages[0].content[0].type",
+            "image_url",
+        ),
+        (json!({ "messages": user(json!("long ".repeat(300))) }), 400, "messages", "the context is 256"),
+    ];
+    for (fields, status, param, part) in table {
+        let (found, answer) = server.post(CHAT, &chat(fields.clone())).await;
+        let error = &answer["error"];
+        assert_eq!((found.as_u16(), &error["param"]), (status, &json!(param)), "{fields}: {answer}");
+        assert!(error["message"].as_str().unwrap().contains(part), "{fields}: {answer}");
+        assert_eq!(error["type"], "invalid_request_error");
+        assert!(error["code"].is_string());
+    }
+    let complete = |more: Value| {
+        let mut body = json!({ "model": "test", "prompt": "a" });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    for (fields, param) in [
+        (json!({ "echo": true }), "echo"),
+        (json!({ "best_of": 2 }), "best_of"),
+        (json!({ "suffix": "z" }), "suffix"),
+        (json!({ "logprobs": 0 }), "logprobs"),
+        (json!({ "prompt": ["a", "b"] }), "prompt"),
+        (json!({ "prompt": [] }), "prompt"),
+        (json!({ "prompt": "" }), "prompt"),
+        (json!({ "prompt": [1, 288] }), "prompt[1]"),
+        (json!({ "messages": [] }), "messages"),
+    ] {
+        let (status, answer) = server.post(COMPLETIONS, &complete(fields)).await;
+        assert_eq!((status.as_u16(), &answer["error"]["param"]), (400, &json!(param)), "{answer}");
+    }
+    // Neutral values of what is refused, and fields without a bearing on the answer.
+    let neutral = json!({
+        "temperature": 0, "max_tokens": 2, "frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {},
+        "logprobs": false, "response_format": { "type": "text" }, "tools": [], "user": "u", "metadata": { "a": "b" },
+        "stop": null, "n": 1,
+    });
+    assert_eq!(
+        server.ask(CHAT, &chat(neutral)).await["choices"],
+        server.ask(CHAT, &short()).await["choices"]
+    );
+}
+
+#[tokio::test]
+async fn bad_bodies_get_clean_errors() {
+    let server = Server::small().await;
+    let send = |kind: &'static str, body: Vec<u8>| {
+        server.client.post(format!("{}{CHAT}", server.base)).header("content-type", kind).body(body).send()
+    };
+    let json = "application/json; charset=utf-8";
+    for (kind, body, status, part) in [
+        (json, b"{\"model\":".to_vec(), 400, "not JSON"),
+        (json, b"{\"model\":\"\xff\"}".to_vec(), 400, "not UTF-8"),
+        (json, b"{\"temperature\":1e999}".to_vec(), 400, "number out of range"),
+        (json, b"[]".to_vec(), 400, "must be an object"),
+        (json, vec![b'['; 100_000], 400, "recursion limit"),
+        (json, vec![b' '; 5 << 20], 413, "4194304"),
+        ("text/plain", b"{}".to_vec(), 415, "must be application/json"),
+    ] {
+        let response = send(kind, body).await.unwrap();
+        assert_eq!(response.status().as_u16(), status, "{part}");
+        let answer = json_of(response).await;
+        assert!(answer["error"]["message"].as_str().unwrap().contains(part), "{answer}");
+    }
+    for (method, path, status) in [
+        (Method::GET, "/v1/nothing", 404),
+        (Method::GET, CHAT, 405),
+        (Method::POST, "/v1/models", 405),
+        (Method::POST, "/v1/embeddings", 400),
+    ] {
+        let response = server.client.request(method, format!("{}{path}", server.base)).send().await.unwrap();
+        assert_eq!(response.status().as_u16(), status, "{path}");
+        assert!(json_of(response).await["error"]["message"].is_string());
+    }
+}
+
+#[tokio::test]
+async fn keys_and_names_guard_the_machine() {
+    let keys = ApiKeys::parse("sk-0123456789abcdef\nsk-fedcba9876543210").unwrap();
+    let server = Server::start(&SMALL, engine(&SMALL), Settings { keys, ..Default::default() }).await;
+    let get = |path: &str, key: &str| {
+        server.client.get(format!("{}{path}", server.base)).header("authorization", key).send()
+    };
+    for (path, key, status) in [
+        ("/v1/models", "Bearer sk-fedcba9876543210", 200),
+        ("/v1/models", "bearer sk-0123456789abcdef", 200),
+        ("/metrics", "Bearer sk-0123456789abcdef", 200),
+        ("/v1/models", "Bearer sk-0123456789abcdeg", 401),
+        ("/v1/models", "Basic sk-0123456789abcdef", 401),
+        ("/metrics", "", 401),
+        ("/health", "", 200),
+    ] {
+        assert_eq!(get(path, key).await.unwrap().status().as_u16(), status, "{path} {key}");
+    }
+    let (status, answer) = server.post(CHAT, &short()).await;
+    assert_eq!((status.as_u16(), &answer["error"]["code"]), (401, &json!("invalid_api_key")));
+
+    // Without keys a page whose name resolves to this machine is not served.
+    let server = Server::small().await;
+    let url = format!("{}/v1/models", server.base);
+    let rebound = server.client.get(url).header("host", "evil.example:8080").send().await.unwrap();
+    assert_eq!(rebound.status(), StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn a_full_queue_says_so_and_who_goes_away_makes_room() {
+    let server = Server::slow(Settings { queue: 1, ..Default::default() }).await;
+    let mut running = server.send(CHAT, &long()).await.unwrap();
+    running.chunk().await.unwrap();
+    server.until("running", 1).await;
+    let waiting = tokio::spawn(server.send(CHAT, &long()));
+    server.until("queued", 1).await;
+    let refused = server.send(CHAT, &short()).await.unwrap();
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    let seconds: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=60).contains(&seconds));
+    assert_eq!(json_of(refused).await["error"]["code"], "rate_limit_exceeded");
+
+    // Who waits and goes away leaves its place to another; a stream tells its beginning even there.
+    drop(waiting.await.unwrap().unwrap());
+    server.until("queued", 0).await;
+    let next = tokio::spawn(server.send(CHAT, &short()));
+    server.until("queued", 1).await;
+    assert!(!next.is_finished());
+    // Who is being answered and goes away frees the engine.
+    let left = Instant::now();
+    drop(running);
+    assert_eq!(next.await.unwrap().unwrap().status(), StatusCode::OK);
+    assert!(left.elapsed() < Duration::from_secs(3), "{:?}", left.elapsed());
+    assert_eq!(server.metric("generations_total{end=\"cancelled\"}").await, 1);
+    // The same where the answer is to come whole.
+    server.until("running", 0).await;
+    let whole = tokio::spawn(server.send(CHAT, &chat(json!({ "temperature": 0, "max_tokens": 16_000 }))));
+    server.until("running", 1).await;
+    whole.abort();
+    server.until("generations_total{end=\"cancelled\"}", 2).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_takes_too_long_is_given_up() {
+    let server = Server::slow(Settings { timeout: Duration::from_millis(300), ..Default::default() }).await;
+    let whole = server.send(CHAT, &chat(json!({ "temperature": 0 }))).await.unwrap();
+    assert_eq!(
+        (whole.status().as_u16(), &whole.headers()["x-should-retry"]),
+        (504, &"false".parse().unwrap())
+    );
+    assert_eq!(json_of(whole).await["error"]["code"], "timeout");
+    let text = server.send(CHAT, &long()).await.unwrap().text().await.unwrap();
+    let last = text.trim_end().rsplit("\n\n").next().unwrap();
+    assert!(last.starts_with("data: {\"error\":") && last.contains("\"timeout\""), "{last}");
+    server.until("running", 0).await;
+}
+
+#[tokio::test]
+async fn a_stop_lets_answers_end_and_then_ends_them() {
+    // Enough time: the answer comes whole.
+    let server = Server::slow(Settings::default()).await;
+    let body = chat(json!({ "temperature": 0, "max_tokens": 200 }));
+    let under_way = tokio::spawn(server.send(CHAT, &body));
+    server.until("running", 1).await;
+    server.stop.send(true).unwrap();
+    let answer = under_way.await.unwrap().unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(json_of(answer).await["usage"]["completion_tokens"], 200);
+    server.serving.await.unwrap().unwrap();
+
+    // Too little: the answer breaks off with the reason, and nobody else is served meanwhile.
+    let server = Server::slow(Settings { drain: Duration::from_millis(300), ..Default::default() }).await;
+    let mut running = server.send(CHAT, &long()).await.unwrap();
+    running.chunk().await.unwrap();
+    let stopped = Instant::now();
+    server.stop.send(true).unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let late = server.send(CHAT, &short()).await;
+    assert!(late.map_or(true, |r| r.status() == StatusCode::SERVICE_UNAVAILABLE));
+    let text = running.text().await.unwrap();
+    assert!(text.contains("the server is stopping") && !text.contains("[DONE]"), "{text}");
+    server.serving.await.unwrap().unwrap();
+    assert!(stopped.elapsed() < Duration::from_secs(5));
+}

@@ -1,0 +1,143 @@
+"""OpenAI's Python SDK, unmodified, against a gateway: test_sdk.py WORKER MODEL starts one and stops it."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+import openai
+
+MODEL = None  # the name under which the gateway lists its model
+KEY = "sk-of-this-test-alone"
+MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
+
+# Some thousands of tokens.
+LONG = {"messages": MESSAGES, "n": 8, "max_tokens": 4000, "seed": 1, "temperature": 2}
+
+
+class Gateway:
+    """A gateway on a free port, with an API key."""
+
+    def __init__(self, *options):
+        self.home = tempfile.TemporaryDirectory()
+        keys = self.home.name + "/keys"
+        with open(os.open(keys, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+            file.write(KEY + "\n")
+        command = [sys.argv[1], "serve", "--home", self.home.name, "--model", sys.argv[2]]
+        command += ["--listen", "127.0.0.1:0", "--api-key-file", keys, *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.url = self.process.stdout.readline().strip()
+        assert self.url, "the gateway did not start"
+
+    def client(self, **options):
+        return openai.OpenAI(base_url=self.url, **{"api_key": KEY, "max_retries": 0, **options})
+
+    def stop(self):
+        self.process.terminate()
+        code = self.process.wait(timeout=30)
+        self.process.stdout.close()
+        self.home.cleanup()
+        return code
+
+
+class Sdk(unittest.TestCase):
+    def setUp(self):
+        self.client = gateway.client()
+
+    def chat(self, **options):
+        given = {"model": MODEL, "messages": MESSAGES, "max_tokens": 16, "temperature": 0, **options}
+        return self.client.chat.completions.create(**given)
+
+    def test_models(self):
+        models = [model.id for model in self.client.models.list()]
+        self.assertIn(MODEL, models)
+        self.assertEqual(self.client.models.retrieve(MODEL).id, MODEL)
+
+    def test_chat(self):
+        answer = self.chat()
+        self.assertIn("Paris", answer.choices[0].message.content)
+        self.assertEqual(answer.choices[0].message.role, "assistant")
+        self.assertIn(answer.choices[0].finish_reason, ("stop", "length"))
+        self.assertTrue(answer.system_fingerprint.startswith("canon/1-"))
+        usage = answer.usage
+        self.assertEqual(usage.total_tokens, usage.prompt_tokens + usage.completion_tokens)
+        self.assertTrue(0 < usage.completion_tokens <= 16)
+        # An answer goes back as the SDK dumps it.
+        more = MESSAGES + [answer.choices[0].message.model_dump(), {"role": "user", "content": "And of Italy?"}]
+        self.assertGreater(self.chat(messages=more, max_tokens=2).usage.prompt_tokens, usage.prompt_tokens)
+
+    def test_stream(self):
+        options = {"temperature": 0.8, "seed": 11, "max_tokens": 12}
+        whole = self.chat(**options)
+        chunks = list(self.chat(stream=True, stream_options={"include_usage": True}, **options))
+        text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+        self.assertEqual(text, whole.choices[0].message.content)
+        self.assertEqual(chunks[-1].usage, whole.usage)
+        self.assertEqual([c.id for c in chunks], [chunks[0].id] * len(chunks))
+
+    def test_seed_and_choices(self):
+        one = self.chat(temperature=1.2, seed=5, n=2, max_tokens=8)
+        two = self.chat(temperature=1.2, seed=5, n=2, max_tokens=8)
+        self.assertEqual(one.choices, two.choices)
+        self.assertNotEqual(one.choices[0].message.content, one.choices[1].message.content)
+
+    def test_stop(self):
+        self.assertNotIn("Paris", self.chat(stop=["Paris"]).choices[0].message.content)
+
+    def test_completion(self):
+        answer = self.client.completions.create(model=MODEL, prompt="The capital of France is", temperature=0, max_tokens=3)
+        self.assertIn("Paris", answer.choices[0].text)
+
+    def test_errors(self):
+        with self.assertRaises(openai.BadRequestError) as caught:
+            self.chat(temperature=-1)
+        self.assertEqual((caught.exception.param, caught.exception.code), ("temperature", "invalid_value"))
+        with self.assertRaises(openai.BadRequestError) as caught:
+            self.chat(logprobs=True)
+        self.assertEqual(caught.exception.param, "logprobs")
+        with self.assertRaises(openai.BadRequestError) as caught:
+            self.chat(messages=[{"role": "user", "content": "so long " * 20_000}])
+        self.assertEqual(caught.exception.code, "context_length_exceeded")
+        with self.assertRaises(openai.NotFoundError):
+            self.chat(model="gpt-4")
+        with self.assertRaises(openai.BadRequestError):
+            self.client.embeddings.create(model=MODEL, input="text")
+        with self.assertRaises(openai.AuthenticationError):
+            gateway.client(api_key="sk-of-nobody-at-all").models.list()
+
+    def test_timeout_of_the_client_frees_the_engine(self):
+        with self.assertRaises(openai.APITimeoutError):
+            gateway.client(timeout=1).chat.completions.create(model=MODEL, **LONG)
+        began = time.monotonic()
+        self.chat(max_tokens=1)
+        self.assertLess(time.monotonic() - began, 5)
+
+    def test_timeout_of_the_server(self):
+        hasty = Gateway("--timeout", "1")
+        try:
+            long = {"model": MODEL, **LONG}
+            began = time.monotonic()
+            with self.assertRaises(openai.InternalServerError) as caught:
+                # The answer says that trying again makes no sense, so the SDK does not.
+                hasty.client(max_retries=2).chat.completions.create(**long)
+            self.assertEqual((caught.exception.status_code, caught.exception.code), (504, "timeout"))
+            self.assertLess(time.monotonic() - began, 4)
+            with self.assertRaises(openai.APIError):
+                for _ in hasty.client().chat.completions.create(stream=True, **long):
+                    pass
+        finally:
+            self.assertEqual(hasty.stop(), 0)
+
+
+if __name__ == "__main__":
+    gateway = Gateway()
+    try:
+        MODEL = next(iter(gateway.client().models.list())).id
+        tests = unittest.defaultTestLoader.loadTestsFromTestCase(Sdk)
+        result = unittest.TextTestRunner(verbosity=2).run(tests)
+    finally:
+        code = gateway.stop()
+    print(f"ok {result.testsRun} tests with openai {openai.__version__}" if result.wasSuccessful() else "FAILED")
+    sys.exit(not result.wasSuccessful() or code != 0)
