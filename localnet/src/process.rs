@@ -151,7 +151,8 @@ mod tests {
     #[test]
     fn stopping_lets_a_child_end_in_order_and_replacing_runs_another() {
         let dir = tempfile::tempdir().unwrap();
-        let mut child = shell(dir.path(), "trap 'echo in order; exit 0' TERM; echo up; while :; do sleep 0.01; done");
+        let mut child =
+            shell(dir.path(), "trap 'echo in order; exit 0' TERM; echo up; while :; do sleep 0.01; done");
         child.start().unwrap();
         while !child.tail().contains("up") {
             std::thread::sleep(Duration::from_millis(5));
