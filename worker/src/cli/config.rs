@@ -185,7 +185,7 @@ impl Config {
         }
         self.keyring_backend.parse::<Backend>()?;
         self.gas_price()?;
-        if !self.comet.is_empty() && !self.comet.starts_with("http") {
+        if !self.comet.is_empty() && !self.comet.starts_with("http://") {
             bail!("comet is {:?}, must be as http://127.0.0.1:26657", self.comet);
         }
         if !(0..=19).contains(&self.nice) {
