@@ -71,16 +71,16 @@ fn run(cli: Cli) -> Result<()> {
     let model = tour::import(&paths)?;
     print::step("network");
     let mut network = Network::create(paths, model.id, model.genesis, started)?;
-    network.start_validators(Duration::from_secs(60))?;
     let outcome = runtime.block_on(async {
         let work = async {
+            network.start_validators(Duration::from_secs(60)).await?;
             tour::run(&mut network, &cli.question).await?;
             if cli.demo {
                 return Ok(());
             }
             print::usage(&network);
             loop {
-                network.check()?;
+                network.check().await?;
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         };

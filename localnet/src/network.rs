@@ -11,6 +11,7 @@ use deepnode_abci_server::comet::{Binary, Config, Home, Rpc, Timeouts};
 use deepnode_client::keyring::{Backend, Passphrase};
 use deepnode_client::{Client, Keyring};
 use deepnode_tx::{Address, SigningKey};
+use futures::future::join_all;
 use serde_json::{json, Value};
 
 use crate::process::Process;
@@ -30,6 +31,8 @@ const NICE: i32 = 10;
 const STUCK: Duration = Duration::from_secs(60);
 /// How often it is looked whether there are blocks.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long a CometBFT may take to say its height.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Ports of one kind, one a node.
 struct Ports {
@@ -69,8 +72,15 @@ pub struct Network {
     pub model: [u8; 32],
     /// When the program began.
     pub started: Instant,
-    /// Last new height, when it was seen, and when it was looked for.
-    progress: (u64, Instant, Instant),
+    progress: Progress,
+}
+
+/// How far the chain was seen to come.
+struct Progress {
+    height: u64,
+    /// When that height was new.
+    since: Instant,
+    looked: Instant,
 }
 
 /// A validator: one process that supervises CometBFT, and one that audits.
@@ -166,8 +176,8 @@ impl Network {
         }
         let users = (0..USERS).map(|index| key(&format!("user{index}"))).collect::<Result<_>>()?;
         let now = Instant::now();
-        let mut network =
-            Network { paths, validators, workers, users, model, started, progress: (0, now, now) };
+        let progress = Progress { height: 0, since: now, looked: now };
+        let mut network = Network { paths, validators, workers, users, model, started, progress };
         network.write_genesis(&homes, model_entry)?;
         Ok(network)
     }
@@ -204,47 +214,62 @@ impl Network {
     }
 
     /// Starts the validators and waits for the first blocks.
-    pub fn start_validators(&mut self, patience: Duration) -> Result<()> {
+    pub async fn start_validators(&mut self, patience: Duration) -> Result<()> {
         for validator in &mut self.validators {
             validator.node.start()?;
         }
         let begin = Instant::now();
         loop {
-            self.check()?;
-            if self.validators.iter().all(|v| height(v.rpc).is_some_and(|h| h >= 2)) {
+            self.check().await?;
+            if self.heights().await.iter().all(|height| *height >= 2) {
                 return Ok(());
             }
             if begin.elapsed() > patience {
                 let log = &self.validators[0].node.log;
                 bail!("no blocks after {} s; see {}", patience.as_secs(), log.display());
             }
-            std::thread::sleep(Duration::from_millis(200));
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
 
     /// Fails if a child ended by itself, or if blocks stopped coming.
-    pub fn check(&mut self) -> Result<()> {
+    pub async fn check(&mut self) -> Result<()> {
         for validator in &mut self.validators {
             validator.node.check()?;
             validator.verifier.check()?;
         }
         self.workers.iter_mut().try_for_each(|worker| worker.process.check())?;
-        self.check_progress()
+        self.check_progress().await
     }
 
-    fn check_progress(&mut self) -> Result<()> {
-        let (seen, since, looked) = self.progress;
-        if looked.elapsed() < LOOK {
+    async fn check_progress(&mut self) -> Result<()> {
+        if self.progress.looked.elapsed() < LOOK {
             return Ok(());
         }
-        let now = self.validators.iter().find_map(|v| height(v.rpc)).unwrap_or(0);
-        let since = if now > seen { Instant::now() } else { since };
-        self.progress = (now.max(seen), since, Instant::now());
-        if since.elapsed() > STUCK {
-            let logs = self.paths.dir.join("logs");
-            bail!("no block after {seen} for {} s; the logs are in {}", STUCK.as_secs(), logs.display());
+        let height = self.heights().await.into_iter().max().unwrap_or(0);
+        let progress = &mut self.progress;
+        progress.looked = Instant::now();
+        if height > progress.height {
+            (progress.height, progress.since) = (height, progress.looked);
+        }
+        if progress.since.elapsed() > STUCK {
+            let (seconds, logs) = (STUCK.as_secs(), self.paths.dir.join("logs"));
+            bail!("no block after {} for {seconds} s; the logs are in {}", progress.height, logs.display());
         }
         Ok(())
+    }
+
+    /// The height of each validator's CometBFT, 0 where it does not answer.
+    pub async fn heights(&self) -> Vec<u64> {
+        let height = |validator: &Validator| {
+            let rpc = Rpc::with_timeout(&format!("http://{}", validator.rpc), PATIENCE);
+            async move {
+                let status = rpc.ok()?.status().await.ok()?;
+                Some(status.sync_info.latest_block_height.value())
+            }
+        };
+        let heights = join_all(self.validators.iter().map(height)).await;
+        heights.into_iter().map(Option::unwrap_or_default).collect()
     }
 
     /// Voting power as CometBFT's /validators has it.
@@ -387,19 +412,6 @@ fn free(what: &str, address: SocketAddr) -> Result<()> {
             "{what} needs {address}, which another program uses: stop it (`ss -ltnp` shows it) and try again"
         )
     })
-}
-
-/// The height of a CometBFT, if it answers.
-pub fn height(rpc: SocketAddr) -> Option<u64> {
-    use std::io::{Read, Write};
-    let mut stream = std::net::TcpStream::connect_timeout(&rpc, Duration::from_millis(300)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
-    stream.write_all(b"GET /status HTTP/1.0\r\n\r\n").ok()?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).ok()?;
-    let body = text.split_once("\r\n\r\n")?.1;
-    let status: Value = serde_json::from_str(body).ok()?;
-    status["result"]["sync_info"]["latest_block_height"].as_str()?.parse().ok()
 }
 
 /// An account of the network, for printing.

@@ -8,7 +8,7 @@ use deepnode_client::Client;
 
 use super::{ask_aloud, PATIENCE, POLL};
 use crate::chain;
-use crate::network::{height, Network};
+use crate::network::Network;
 use crate::print::{line, step};
 
 /// Kills the worker of a long answer at its first words; another worker gives the whole answer.
@@ -60,10 +60,12 @@ pub async fn of_validators(network: &mut Network) -> Result<()> {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     let begin = Instant::now();
-    let target = height(network.validators[0].rpc).context("validator0 answers")? + 4;
+    let height = network.heights().await[0];
+    ensure!(height > 0, "validator0 does not answer");
+    let target = height + 4;
     loop {
-        network.check()?;
-        if network.validators.iter().all(|v| height(v.rpc).is_some_and(|h| h > target)) {
+        network.check().await?;
+        if network.heights().await.iter().all(|height| *height > target) {
             break;
         }
         ensure!(

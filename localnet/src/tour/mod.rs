@@ -84,7 +84,7 @@ struct Asked {
 
 /// Each user asks something short, all at once.
 async fn round(network: &mut Network, client: &Client, round: usize) -> Result<Vec<Asked>> {
-    network.check()?;
+    network.check().await?;
     let model = hex::encode(network.model);
     let asked = network.users.iter().enumerate().map(|(index, user)| {
         let text = format!("Name a colour, number {}.", round * 10 + index);
@@ -113,7 +113,7 @@ fn is_final(task: &Task) -> bool {
 async fn final_tasks(network: &mut Network, client: &Client, ids: &[u64]) -> Result<Vec<Task>> {
     let begin = Instant::now();
     loop {
-        network.check()?;
+        network.check().await?;
         let tasks = futures::future::try_join_all(ids.iter().map(|id| ask::task(client, *id))).await?;
         match tasks.iter().find(|task| !is_final(task)) {
             None => return Ok(tasks),
@@ -129,7 +129,7 @@ async fn final_tasks(network: &mut Network, client: &Client, ids: &[u64]) -> Res
 async fn next_epoch(network: &mut Network, client: &Client) -> Result<()> {
     let epoch = crate::chain::epoch(client).await?;
     while crate::chain::epoch(client).await? <= epoch {
-        network.check()?;
+        network.check().await?;
         tokio::time::sleep(POLL).await;
     }
     Ok(())

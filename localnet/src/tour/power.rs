@@ -9,7 +9,7 @@ use deepnode_proto::deepnode::powr::v1::Terms;
 
 use super::{round, share, PATIENCE, POLL};
 use crate::chain;
-use crate::network::{Network, Powers};
+use crate::network::{Network, Powers, Validator};
 use crate::print::{line, percent, step};
 
 /// Power and share of each validator, beside what it was.
@@ -21,11 +21,16 @@ pub fn print(network: &Network, powers: &Powers, before: Option<&Powers>) {
     }
 }
 
+/// The terms of one validator.
+fn term<'a>(terms: &'a [Terms], validator: &Validator) -> Option<&'a Terms> {
+    let operator = validator.operator.address().to_string();
+    terms.iter().find(|t| t.validator == operator)
+}
+
 /// What PoWR reckoned at the last epoch's end, a line a validator.
 pub fn print_terms(network: &Network, terms: &[Terms]) {
     for validator in &network.validators {
-        let operator = validator.operator.address().to_string();
-        if let Some(t) = terms.iter().find(|t| t.validator == operator) {
+        if let Some(t) = term(terms, validator) {
             line(&validator.name, why(t));
         }
     }
@@ -47,16 +52,14 @@ fn why(t: &Terms) -> String {
 pub async fn in_force(network: &mut Network, client: &Client) -> Result<(Vec<Terms>, Powers)> {
     let begin = Instant::now();
     loop {
-        network.check()?;
+        network.check().await?;
         let (terms, powers) = (chain::terms(client).await?, network.powers().await?);
-        let mut reckoned: Vec<u64> = terms.iter().map(|t| t.power).collect();
-        let mut real = powers.clone();
-        reckoned.sort_unstable();
-        real.sort_unstable();
-        if reckoned == real {
+        let reckoned: Powers =
+            network.validators.iter().map(|v| term(&terms, v).map_or(0, |t| t.power)).collect();
+        if reckoned == powers {
             return Ok((terms, powers));
         }
-        ensure!(begin.elapsed() < PATIENCE, "CometBFT has {real:?} as powers, the chain {reckoned:?}");
+        ensure!(begin.elapsed() < PATIENCE, "CometBFT has {powers:?} as powers, the chain {reckoned:?}");
         tokio::time::sleep(POLL).await;
     }
 }

@@ -49,7 +49,7 @@ pub async fn changes_a_parameter(network: &mut Network, client: &Client) -> Resu
     }
     let begin = Instant::now();
     loop {
-        network.check()?;
+        network.check().await?;
         let found = gov.proposal(QueryProposalRequest { proposal_id: id }).await?.into_inner().proposal;
         let found = found.context("the proposal exists")?;
         match found.status() {

@@ -84,7 +84,7 @@ async fn workers(network: &mut Network, client: &Client) -> Result<()> {
     let begin = Instant::now();
     for index in 0..network.workers.len() {
         loop {
-            network.check()?;
+            network.check().await?;
             let worker = &network.workers[index];
             let found = chain::worker(client, &worker.key.address().to_string()).await;
             if found.is_ok_and(|w| !w.models.is_empty()) {
