@@ -47,9 +47,7 @@ fn or_fault<T>(result: Result<T>) -> T {
 }
 
 fn block(height: i64, time: Option<&tendermint_proto::google::protobuf::Timestamp>) -> (u64, Time) {
-    let time = time
-        .and_then(|t| Time::from_proto(&deepnode_proto::Timestamp { seconds: t.seconds, nanos: t.nanos }));
-    (u64::try_from(height).unwrap_or(0), time.unwrap_or_default())
+    (u64::try_from(height).unwrap_or(0), time.and_then(deepnode_app::time).unwrap_or_default())
 }
 
 impl Application for AbciApp {

@@ -29,6 +29,7 @@ use ante::{Ante, SignatureCache};
 pub use execute::{MessageRouter, TxResult};
 pub use modules::{Modules, STORES};
 pub use query::SDK_CODESPACE;
+pub use wire::time;
 
 /// The genesis sections of a chain without anything.
 pub fn default_genesis() -> serde_json::Value {

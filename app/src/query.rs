@@ -172,28 +172,24 @@ impl App {
     ) -> std::result::Result<ResponseQuery, Refusal> {
         let store = store_name(store)?;
         let state = self.state_at(height)?;
-        if !request.prove {
-            let value = state.get(store, &request.data).map_err(|e| Refusal::invalid(e.to_string()))?;
-            let mut answer = self.answer(state.height(), value.unwrap_or_default());
-            answer.key = request.data.clone();
-            return Ok(answer);
-        }
-        if state.height() <= 1 {
-            return Err(Refusal::invalid(
-                "cannot query with proof when height <= 1; please provide a valid height",
-            ));
-        }
-        let (value, proof) = state.prove(store, &request.data)?;
-        let op = |kind: &str, key: Vec<u8>, data: Vec<u8>| ProofOp { r#type: kind.into(), key, data };
-        let mut answer = self.answer(state.height(), value.unwrap_or_default());
-        answer.key = request.data.clone();
-        answer.proof_ops = Some(ProofOps {
-            ops: vec![
+        let (value, proof_ops) = if request.prove {
+            if state.height() <= 1 {
+                return Err(Refusal::invalid(
+                    "cannot query with proof when height <= 1; please provide a valid height",
+                ));
+            }
+            let (value, proof) = state.prove(store, &request.data)?;
+            let op = |kind: &str, key: Vec<u8>, data: Vec<u8>| ProofOp { r#type: kind.into(), key, data };
+            let ops = vec![
                 op("ics23:iavl", request.data.to_vec(), proof.store.encode_to_vec()),
                 op("ics23:simple", store.into(), proof.root.encode_to_vec()),
-            ],
-        });
-        Ok(answer)
+            ];
+            (value, Some(ProofOps { ops }))
+        } else {
+            (state.get(store, &request.data).map_err(|e| Refusal::invalid(e.to_string()))?, None)
+        };
+        let answer = self.answer(state.height(), value.unwrap_or_default());
+        Ok(ResponseQuery { key: request.data.clone(), proof_ops, ..answer })
     }
 
     /// All entries whose keys begin with the request's data, as the SDK's `cosmos.store.internal.kv.v1beta1.Pairs`.

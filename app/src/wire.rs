@@ -18,7 +18,7 @@ pub fn gas(gas: u64) -> i64 {
     i64::try_from(gas).unwrap_or(i64::MAX)
 }
 
-/// None before 1970.
+/// The time of a block; none before 1970.
 pub fn time(t: &Timestamp) -> Option<Time> {
     Time::from_proto(&deepnode_proto::Timestamp { seconds: t.seconds, nanos: t.nanos })
 }

@@ -169,16 +169,6 @@ impl Manifest {
 
     /// The siblings of the architecture, nearest first.
     pub fn path(&self) -> Vec<Vec<u8>> {
-        first_path(&self.0)
+        merkle::path(&self.0, 0).iter().map(|sibling| sibling.to_vec()).collect()
     }
-}
-
-fn first_path(leaves: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    if leaves.len() == 1 {
-        return Vec::new();
-    }
-    let (left, right) = leaves.split_at(leaves.len().next_power_of_two() / 2);
-    let mut path = first_path(left);
-    path.push(merkle::root(right).to_vec());
-    path
 }

@@ -63,24 +63,25 @@ pub fn verify(root: &Digest, leaf: &[u8], index: u32, total: u32, path: &[Digest
     siblings.next().is_none() && digest == *root
 }
 
+/// The siblings of a leaf, nearest first, by the recursive definition of the tree; `index` must be below the number of
+/// leaves, of which there is at least one.
+#[cfg(any(test, feature = "testing"))]
+pub fn path<L: AsRef<[u8]>>(leaves: &[L], index: usize) -> Vec<Digest> {
+    if leaves.len() == 1 {
+        return Vec::new();
+    }
+    let (left, right) = leaves.split_at(leaves.len().next_power_of_two() / 2);
+    let (mut path, sibling) = match index.checked_sub(left.len()) {
+        None => (path(left, index), root(right)),
+        Some(index) => (path(right, index), root(left)),
+    };
+    path.push(sibling);
+    path
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The siblings of a leaf, nearest first, by the recursive definition of the tree.
-    fn path(leaves: &[Digest], index: usize) -> Vec<Digest> {
-        if leaves.len() == 1 {
-            return Vec::new();
-        }
-        let (left, right) = leaves.split_at(leaves.len().next_power_of_two() / 2);
-        let (mut path, sibling) = if index < left.len() {
-            (path(left, index), root(right))
-        } else {
-            (path(right, index - left.len()), root(left))
-        };
-        path.push(sibling);
-        path
-    }
 
     #[test]
     fn root_spelled_out() {

@@ -43,21 +43,7 @@ fn key(n: u8) -> Address {
 }
 
 fn architecture() -> Architecture {
-    Architecture {
-        layers: 30,
-        width: 576,
-        heads: 9,
-        kv_heads: 3,
-        head_dim: 64,
-        ffn: 1_536,
-        vocab: 49_152,
-        context: 2_048,
-        eps: 1e-5f32.to_bits(),
-        rope_base: 100_000f32.to_bits(),
-        tied: true,
-        qkv_bias: false,
-        eos: vec![2],
-    }
+    Architecture { context: 2_048, ..models::small() }
 }
 
 struct Chain {

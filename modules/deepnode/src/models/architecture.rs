@@ -182,12 +182,12 @@ fn refuse<T>(text: String) -> Result<T> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
     /// SmolLM2-135M.
-    pub(in crate::models) fn small() -> Architecture {
+    pub(crate) fn small() -> Architecture {
         Architecture {
             layers: 30,
             width: 576,

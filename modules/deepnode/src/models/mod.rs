@@ -15,6 +15,8 @@ use deepnode_core::{
 };
 use deepnode_cosmos::{auth, bank};
 
+#[cfg(test)]
+pub(crate) use architecture::tests::small;
 pub use architecture::{Architecture, MAX_LEAF};
 pub use msgs::commitment;
 pub use params::Params;

@@ -7,7 +7,6 @@ use deepnode_proto::deepnode::models::v1::{
 };
 use deepnode_proto::{Message, Name};
 
-use super::architecture::tests::small;
 use super::*;
 
 const OWNER: Address = Address([1; 20]);
@@ -18,17 +17,6 @@ const SALT: &[u8] = b"salt";
 fn leaves(tag: u8) -> Vec<Vec<u8>> {
     let count = small().manifest_leaves();
     (0..count).map(|n| if n == 0 { small().encode() } else { vec![tag, n as u8] }).collect()
-}
-
-/// The siblings of the first leaf, nearest first.
-fn first_path(leaves: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    if leaves.len() == 1 {
-        return Vec::new();
-    }
-    let (left, right) = leaves.split_at(leaves.len().next_power_of_two() / 2);
-    let mut path = first_path(left);
-    path.push(merkle::root(right).to_vec());
-    path
 }
 
 fn id(tag: u8) -> ModelId {
@@ -44,7 +32,7 @@ fn registration(tag: u8) -> MsgRegisterModel {
         name: format!("model-{tag}"),
         licence: "Apache-2.0".into(),
         architecture: leaves[0].clone(),
-        architecture_path: first_path(&leaves),
+        architecture_path: merkle::path(&leaves, 0).iter().map(|sibling| sibling.to_vec()).collect(),
         manifest_leaves: leaves.len() as u32,
         royalty_ppm: 100_000,
         parent: Vec::new(),

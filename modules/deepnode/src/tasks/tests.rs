@@ -36,21 +36,7 @@ fn owner(n: u8) -> Address {
 
 /// SmolLM2-135M: 256 tokens in and 256 out are 132,042 CU.
 fn architecture() -> Architecture {
-    Architecture {
-        layers: 30,
-        width: 576,
-        heads: 9,
-        kv_heads: 3,
-        head_dim: 64,
-        ffn: 1_536,
-        vocab: 49_152,
-        context: 2_048,
-        eps: 1e-5f32.to_bits(),
-        rope_base: 100_000f32.to_bits(),
-        tied: true,
-        qkv_bias: false,
-        eos: vec![2],
-    }
+    Architecture { context: 2_048, ..models::small() }
 }
 
 struct Chain {
