@@ -162,12 +162,16 @@ impl GgufWriter {
         self.pair(key, 6, &value.to_le_bytes());
     }
 
+    pub fn bool(&mut self, key: &str, value: bool) {
+        self.pair(key, 7, &[value.into()]);
+    }
+
     pub fn string(&mut self, key: &str, value: &str) {
         self.pair(key, 8, &string(value));
     }
 
-    pub fn strings(&mut self, key: &str, values: &[String]) {
-        let items: Vec<u8> = values.iter().flat_map(|s| string(s)).collect();
+    pub fn strings<S: AsRef<str>>(&mut self, key: &str, values: &[S]) {
+        let items: Vec<u8> = values.iter().flat_map(|s| string(s.as_ref())).collect();
         self.pair(key, 9, &[&8u32.to_le_bytes()[..], &(values.len() as u64).to_le_bytes(), &items].concat());
     }
 
