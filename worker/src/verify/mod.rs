@@ -272,27 +272,25 @@ impl Verifier {
         let auditor = self.chain.address().to_string();
         match self.chain.tell(&MsgReportMissing { auditor, audit_id: audit.id }).await {
             Ok(()) => Ok(None),
-            // The chain's own word. The audit may have moved on meanwhile: then another look tells.
-            Err(error @ ClientError::Transaction { .. }) => {
+            Err(error @ (ClientError::Transaction { .. } | ClientError::Query { .. })) => {
+                // The audit may have moved on meanwhile, or the worker has answered another's report: then another
+                // look tells.
                 let now = self.chain.audit(audit.id).await?.context("the audit is gone")?;
-                if now.phase() != Phase::Commit {
+                let shown = |audit: &Audit| (audit.shown_input.clone(), audit.shown_output.clone());
+                if now.phase() != Phase::Commit || shown(&now) != shown(audit) {
                     return Ok(None);
                 }
-                Ok(Some(Finding::unavailable(format!("{reason}; {error}"))))
-            }
-            Err(error @ ClientError::Query { .. }) => {
-                // A simulation that fails is a query's error too; a node that does not answer is none of the worker's.
-                let now = self.chain.audit(audit.id).await?.context("the audit is gone")?;
-                if now.phase() != Phase::Commit {
-                    return Ok(None);
-                }
-                match error {
-                    ClientError::Query { what: "simulation", code, .. }
-                        if code != tonic::Code::Unavailable =>
-                    {
-                        Ok(Some(Finding::unavailable(format!("{reason}; {error}"))))
+                // A simulation that fails is the chain's word as a failed transaction is; a node that does not answer
+                // is none of the worker's fault.
+                let refused = match &error {
+                    ClientError::Query { what, code, .. } => {
+                        *what == "simulation" && *code != tonic::Code::Unavailable
                     }
-                    other => Err(other.into()),
+                    _ => true,
+                };
+                match refused {
+                    true => Ok(Some(Finding::unavailable(format!("{reason}; {error}")))),
+                    false => Err(error.into()),
                 }
             }
             Err(error) => Err(error.into()),

@@ -451,3 +451,33 @@ async fn auditors_tell_right_from_wrong_and_from_unreachable() {
     auditing.stop().await;
     other.stop().await;
 }
+
+/// An auditor that could not reach the worker finds that another one's report was answered while it tried: it looks at
+/// what was shown, instead of calling it unavailable.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blobs_shown_for_another_are_looked_at() {
+    let home = tempfile::tempdir().unwrap();
+    let model = small_model(home.path());
+    let chain = FakeChain::new(key(1));
+    let _blocks = Blocks::of(&chain);
+    let (worker, user, auditor) = addresses();
+    let request = ask(&model, TEXT.as_bytes(), InputKind::Text, 0);
+    let id = chain.assign(&worker, &user, request.clone(), 40, b"");
+    let (prompt, generation) =
+        verdicts::answer(&engines(&model), &model, &chain.task_now(id), TEXT.as_bytes());
+    let receipt = request::receipt(id, &request, &prompt, &generation);
+    {
+        let mut state = chain.state.lock();
+        let task = state.tasks.get_mut(&id).unwrap();
+        task.receipt_digest = chain::digest_of(&receipt).to_vec();
+        task.receipt = Some(receipt);
+        task.set_status(TaskStatus::Submitted);
+        state.shown_meanwhile = Some((TEXT.into(), request::token_bytes(&generation.tokens)));
+    }
+    let audit = chain.audit_receipt(id, &[auditor], [8; 32]);
+    let auditing = Auditing::start(&chain, home.path(), AUDITOR, engines(&model)).await;
+    until("the audit is over", || chain.audit_now(audit).phase() == Phase::Closed).await;
+    assert_eq!(chain.audit_now(audit).members[0].verdict(), Verdict::Right);
+    assert!(chain.state.lock().shown_meanwhile.is_none(), "it did report");
+    auditing.stop().await;
+}

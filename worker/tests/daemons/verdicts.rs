@@ -28,7 +28,7 @@ fn task(model: &Model) -> Task {
 }
 
 /// What a worker does that follows `task`, with these engines.
-fn answer(engines: &Engines, model: &Model, task: &Task, input: &[u8]) -> (Vec<u32>, Generation) {
+pub(super) fn answer(engines: &Engines, model: &Model, task: &Task, input: &[u8]) -> (Vec<u32>, Generation) {
     let ask = task.request.as_ref().unwrap();
     let prompt = request::prompt(model, ask.input_kind(), input).unwrap();
     let params = request::sampling(task).unwrap();
