@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::quantized::gguf_file::Content;
-use candle_core::{DType, Device, Tensor, D};
+use candle_core::{DType, Device as CandleDevice, Tensor, D};
 use candle_nn::VarBuilder;
 use candle_transformers::models::llama::{Cache, Config, Llama};
 use deepnode_worker::canon::sample::argmax;
-use deepnode_worker::canon::{Architecture, Backend};
+use deepnode_worker::canon::{Architecture, Device, Run};
 use deepnode_worker::cpu::{Cpu, Isa};
 use deepnode_worker::model::testing::{models_folder, smollm2, SMOLLM2_GGUF};
 
@@ -56,7 +56,7 @@ fn load_candle(arch: &Architecture) -> candle_core::Result<(Llama, Config)> {
     };
     let mut tensors = HashMap::new();
     let mut load = |gguf: String, name: String, heads: Option<u32>| -> candle_core::Result<()> {
-        let tensor = content.tensor(&mut file, &gguf, &Device::Cpu)?.dequantize(&Device::Cpu)?;
+        let tensor = content.tensor(&mut file, &gguf, &CandleDevice::Cpu)?.dequantize(&CandleDevice::Cpu)?;
         tensors.insert(
             name,
             match heads {
@@ -100,7 +100,7 @@ fn load_candle(arch: &Architecture) -> candle_core::Result<(Llama, Config)> {
         max_position_embeddings: 256,
         tie_word_embeddings: arch.tied,
     };
-    let llama = Llama::load(VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu), &config)?;
+    let llama = Llama::load(VarBuilder::from_tensors(tensors, DType::F32, &CandleDevice::Cpu), &config)?;
     Ok((llama, config))
 }
 
@@ -115,8 +115,8 @@ struct Step {
 /// Candle's greedy steps, all prompts as one batch.
 fn run_candle(prompts: &[Vec<u32>], arch: &Architecture) -> candle_core::Result<Vec<Step>> {
     let (llama, config) = load_candle(arch)?;
-    let mut cache = Cache::new(true, DType::F32, &config, &Device::Cpu)?;
-    let mut input = Tensor::new(prompts.to_vec(), &Device::Cpu)?;
+    let mut cache = Cache::new(true, DType::F32, &config, &CandleDevice::Cpu)?;
+    let mut input = Tensor::new(prompts.to_vec(), &CandleDevice::Cpu)?;
     let (mut steps, mut position) = (Vec::new(), 0);
     for _ in 0..STEPS {
         let out = llama.forward(&input, position, &mut cache)?;
@@ -143,15 +143,15 @@ fn close_to_an_independent_f32_engine() {
         .collect();
     let theirs = run_candle(&prompts, &arch).unwrap();
 
-    let cpu = Cpu::new(model.clone(), Isa::detect(), 2).unwrap();
+    let cpu = Cpu::new(model.clone(), Isa::detect(), 2, 1).unwrap();
     let (mut agreed, mut error, mut norm) = (0, 0.0f64, 0.0f64);
     for (p, prompt) in prompts.iter().enumerate() {
         let forced: Vec<u32> =
             prompt.iter().copied().chain(theirs[..STEPS - 1].iter().map(|step| step.tokens[p])).collect();
-        let forward = cpu.open(forced.len()).unwrap().forward(&forced, None);
+        let forward = cpu.forward(&[Run { tokens: &forced, first: 0, pages: &[0] }], None).unwrap();
         assert!(forward.finite.iter().all(|finite| *finite));
         let mut ours = vec![0.0; STEPS * arch.vocab as usize];
-        cpu.logits(&forward.x_final[(PROMPT - 1) * arch.width as usize..], &mut ours);
+        cpu.logits(&forward.x_final[(PROMPT - 1) * arch.width as usize..], &mut ours).unwrap();
         for (ours, theirs) in ours.chunks(arch.vocab as usize).zip(&theirs) {
             agreed += usize::from(argmax(ours) == theirs.tokens[p]);
             for (a, b) in ours.iter().zip(&theirs.logits[p]) {

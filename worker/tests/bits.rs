@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use deepnode_worker::canon::random::RandomDecoder;
 use deepnode_worker::canon::reference::Reference;
-use deepnode_worker::canon::{Architecture, Backend, Forward, Tap};
+use deepnode_worker::canon::{Architecture, Device, Forward, Point, Run, Tap, PAGE};
 use deepnode_worker::cpu::{Cpu, Isa};
 use proptest::prelude::*;
 
@@ -52,22 +52,44 @@ fn tokens(n: usize, vocab: u32) -> Vec<u32> {
     (0..n as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocab).collect()
 }
 
-/// Runs `tokens` in the given pieces; the residual stream after layer 1 comes second, the last row's logits third.
-fn run(backend: &dyn Backend, tokens: &[u32], pieces: &[usize]) -> (Forward, Vec<f32>, Vec<f32>) {
-    let mut sequence = backend.open(tokens.len()).unwrap();
-    let (mut all, mut residual, mut rest) = (Forward::default(), Vec::new(), tokens);
+/// Pages that the device has in these tests.
+const PAGES: usize = 16;
+
+/// A table for `n` positions, whose pages are in no order; `which` differs where tables must not share a page.
+fn table(n: usize, which: usize) -> Vec<u32> {
+    (0..n.div_ceil(PAGE)).map(|i| ((7 * i + 5 * which + 3) % PAGES) as u32).collect()
+}
+
+/// What a sequence leaves: the residual stream after layer 1, and the last row's logits.
+#[derive(PartialEq)]
+struct Left {
+    forward: Forward,
+    residual: Vec<u32>,
+    logits: Vec<u32>,
+}
+
+/// Runs `tokens` in the given pieces.
+fn run(device: &dyn Device, tokens: &[u32], pieces: &[usize]) -> Left {
+    let pages = table(tokens.len(), 0);
+    let (mut all, mut residual, mut rest, mut first) = (Forward::default(), Vec::new(), tokens, 0);
     for piece in pieces.iter().copied().chain([usize::MAX]) {
         let now;
         (now, rest) = rest.split_at(piece.min(rest.len()));
-        let mut sink = |rows: &[f32]| residual.extend_from_slice(rows);
-        let step = sequence.forward(now, Some(&mut Tap { layer: 1, sink: &mut sink }));
+        if now.is_empty() {
+            break;
+        }
+        let mut sink = |_: u32, _: Point, rows: &[f32]| residual.extend(bits(rows));
+        let wants = |layer, point| (layer, point) == (1, Point::Residual);
+        let mut tap = Tap { wants: &wants, sink: &mut sink };
+        let step = device.forward(&[Run { tokens: now, first, pages: &pages }], Some(&mut tap)).unwrap();
         all.x_final.extend(step.x_final);
         all.finite.extend(step.finite);
+        first += now.len();
     }
-    let width = backend.arch().width as usize;
-    let mut logits = vec![0.0; backend.arch().vocab as usize];
-    backend.logits(&all.x_final[all.x_final.len() - width..], &mut logits);
-    (all, residual, logits)
+    let width = device.arch().width as usize;
+    let mut logits = vec![0.0; device.arch().vocab as usize];
+    device.logits(&all.x_final[all.x_final.len() - width..], &mut logits).unwrap();
+    Left { forward: all, residual, logits: bits(&logits) }
 }
 
 fn bits(x: &[f32]) -> Vec<u32> {
@@ -79,28 +101,35 @@ fn agree(model: RandomDecoder, threads: RangeInclusive<usize>, n: usize, splits:
     let model = Arc::new(model);
     let reference = Reference::new(model.clone());
     let tokens = tokens(n, reference.arch().vocab);
-    let (forward, residual, logits) = run(&reference, &tokens, &[]);
-    assert_eq!(residual.len(), forward.x_final.len());
+    let want = run(&reference, &tokens, &[]);
+    assert_eq!(want.residual.len(), want.forward.x_final.len());
     let (width, vocab) = (reference.arch().width as usize, reference.arch().vocab as usize);
-    let many_from = n.saturating_sub(13) * width;
-    let mut logits_of_many = vec![0.0; (n - many_from / width) * vocab];
-    reference.logits(&forward.x_final[many_from..], &mut logits_of_many);
+    let mut logits_of = |rows: usize| {
+        let x = want.forward.x_final[n.saturating_sub(rows) * width..].to_vec();
+        let mut logits = vec![0.0; x.len() / width * vocab];
+        reference.logits(&x, &mut logits).unwrap();
+        (x, bits(&logits))
+    };
+    let many_logits = [13, 60].map(&mut logits_of);
     for isa in Isa::available() {
         for threads in threads.clone() {
-            let cpu = Cpu::new(model.clone(), isa, threads).unwrap().with_all_threads();
+            let cpu = Cpu::new(model.clone(), isa, threads, PAGES).unwrap().with_all_threads();
             for pieces in splits {
-                let (f, r, l) = run(&cpu, &tokens, pieces);
+                let got = run(&cpu, &tokens, pieces);
                 let what = format!("{isa:?}, {threads} threads, split {pieces:?}");
-                assert!(f == forward, "x_final: {what}");
-                assert!(bits(&r) == bits(&residual), "residual stream: {what}");
-                assert!(bits(&l) == bits(&logits), "logits: {what}");
+                assert!(got.forward == want.forward, "x_final: {what}");
+                assert!(got.residual == want.residual, "residual stream: {what}");
+                assert!(got.logits == want.logits, "logits: {what}");
             }
-            let mut many = vec![0.0; logits_of_many.len()];
-            cpu.logits(&forward.x_final[many_from..], &mut many);
-            assert!(bits(&many) == bits(&logits_of_many), "many logits: {isa:?}, {threads} threads");
+            for (x, logits) in &many_logits {
+                let mut many = vec![0.0; logits.len()];
+                cpu.logits(x, &mut many).unwrap();
+                let rows = x.len() / width;
+                assert!(bits(&many) == *logits, "logits of {rows} rows: {isa:?}, {threads} threads");
+            }
         }
     }
-    forward
+    want.forward
 }
 
 /// Positions across two block boundaries of attention (128 and 256), prefilled whole, in pieces and, around the
@@ -133,6 +162,108 @@ fn overflow_marks_its_position() {
     let finite = forward.finite.iter().filter(|finite| **finite).count();
     assert!(finite > 0 && finite < 40, "{finite} of 40 positions are finite");
     assert!(forward.x_final.iter().all(|x| x.is_finite()));
+}
+
+/// Sequences that are computed together: prompts of several lengths, then one position of each at a time, then some
+/// with prompts between them. Each comes out as it does alone.
+#[test]
+fn runs_are_independent() {
+    for (arch, seed) in [(odd(), 6), (plain(), 7)] {
+        let model = Arc::new(RandomDecoder::new(arch, seed));
+        let reference = Reference::new(model.clone());
+        // At each step, how many positions of each sequence.
+        let steps: [[usize; 5]; 8] = [
+            [1, 3, 0, 0, 120],
+            [1, 1, 1, 0, 1],
+            [1, 1, 2, 0, 1],
+            [1, 1, 1, 1, 1],
+            [30, 1, 40, 1, 1],
+            [1, 1, 1, 90, 8],
+            [1, 0, 1, 1, 1],
+            [2, 2, 2, 2, 2],
+        ];
+        let lens: Vec<usize> = (0..5).map(|i| steps.iter().map(|step| step[i]).sum()).collect();
+        let prompts: Vec<Vec<u32>> = (0..5)
+            .map(|i| tokens(lens[i] + 3 * i, reference.arch().vocab)[3 * i..].to_vec())
+            .collect();
+        let alone: Vec<Forward> = prompts.iter().map(|prompt| run(&reference, prompt, &[]).forward).collect();
+        for (isa, threads) in Isa::available().into_iter().flat_map(|isa| [1, 2, 3].map(|n| (isa, n))) {
+            let cpu = Cpu::new(model.clone(), isa, threads, PAGES).unwrap().with_all_threads();
+            let tables: Vec<Vec<u32>> = (0..5).map(|i| vec![3 * i, 3 * i + 1]).collect();
+            let mut got = vec![Forward::default(); 5];
+            for step in &steps {
+                let width = cpu.arch().width as usize;
+                let at: Vec<usize> = got.iter().map(|g| g.finite.len()).collect();
+                let in_step: Vec<usize> = (0..5).filter(|i| step[*i] > 0).collect();
+                let runs: Vec<Run<'_>> = in_step
+                    .iter()
+                    .map(|i| Run {
+                        tokens: &prompts[*i][at[*i]..at[*i] + step[*i]],
+                        first: at[*i],
+                        pages: &tables[*i],
+                    })
+                    .collect();
+                let all = cpu.forward(&runs, None).unwrap();
+                let mut row = 0;
+                for i in in_step {
+                    got[i].x_final.extend(&all.x_final[row * width..(row + step[i]) * width]);
+                    got[i].finite.extend(&all.finite[row..row + step[i]]);
+                    row += step[i];
+                }
+            }
+            assert!(got == alone, "{isa:?}, {threads} threads");
+        }
+    }
+}
+
+/// A page that is copied serves its copy as it served the original, and both go on apart.
+#[test]
+fn pages_are_copied() {
+    let model = Arc::new(RandomDecoder::new(odd(), 8));
+    let cpu = Cpu::new(model.clone(), Isa::detect(), 2, PAGES).unwrap();
+    let reference = Reference::new(model);
+    let (first, second) = (tokens(100, 131), [tokens(60, 131), vec![7; 50]].concat());
+    for device in [&cpu as &dyn Device, &reference] {
+        let run = |tokens, first, page| device.forward(&[Run { tokens, first, pages: &[page] }], None).unwrap();
+        let width = device.arch().width as usize;
+        let whole = run(&first, 0, 2);
+        device.copy_page(2, 5).unwrap();
+        let rest = run(&second[60..], 60, 5);
+        let alone = run(&second, 0, 9);
+        assert!(rest.x_final == alone.x_final[60 * width..]);
+        assert!(run(&first[99..], 99, 2).x_final == whole.x_final[99 * width..]);
+    }
+}
+
+/// What a tap hears is the same from both, whatever is wanted, and ends in what the layer leaves.
+#[test]
+fn taps_hear_the_same() {
+    let model = Arc::new(RandomDecoder::new(odd(), 9));
+    let reference = Reference::new(model.clone());
+    let prompt = tokens(30, 131);
+    let pages = [4];
+    let listen = |device: &dyn Device, wants: &(dyn Fn(u32, Point) -> bool + Sync)| {
+        let mut heard = Vec::new();
+        let mut sink = |layer: u32, point: Point, rows: &[f32]| heard.push((layer, point, bits(rows)));
+        let runs = [
+            Run { tokens: &prompt[..20], first: 0, pages: &pages },
+            Run { tokens: &prompt[20..], first: 0, pages: &[6] },
+        ];
+        device.forward(&runs, Some(&mut Tap { wants, sink: &mut sink })).unwrap();
+        heard
+    };
+    let all = listen(&reference, &|_, _| true);
+    assert_eq!(all.len(), 2 * Point::ALL.len());
+    for (_, point, rows) in &all {
+        assert_eq!(rows.len(), 30 * point.len(reference.arch()), "{point:?}");
+    }
+    for isa in Isa::available() {
+        let cpu = Cpu::new(model.clone(), isa, 2, PAGES).unwrap().with_all_threads();
+        assert!(listen(&cpu, &|_, _| true) == all, "{isa:?}");
+        let residual = listen(&cpu, &|_, point| point == Point::Residual);
+        let want: Vec<_> = all.iter().filter(|(_, point, _)| *point == Point::Residual).cloned().collect();
+        assert!(residual == want, "{isa:?}");
+    }
 }
 
 fn any_architecture() -> impl Strategy<Value = Architecture> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use deepnode_worker::canon::commit::{beacon_layer, trace_root, LayerDigest};
 use deepnode_worker::canon::random::RandomDecoder;
 use deepnode_worker::canon::reference::Reference;
-use deepnode_worker::canon::{Architecture, Backend, SamplingParams, Tap};
+use deepnode_worker::canon::{Architecture, Device, Point, Run, SamplingParams, Tap};
 use deepnode_worker::cpu::Isa;
 use deepnode_worker::engine::*;
 
@@ -87,7 +87,12 @@ fn everyone_agrees() {
                 [1, 2].map(|threads| {
                     Engine::new(
                         model(1),
-                        Options { isa, threads, huge_pages: threads == 2 && isa == Isa::detect() },
+                        Options {
+                            isa,
+                            threads,
+                            huge_pages: threads == 2 && isa == Isa::detect(),
+                            ..Options::default()
+                        },
                     )
                     .unwrap()
                 })
@@ -118,9 +123,11 @@ fn layer_digest_spelled_out() {
 
     let reference = Reference::new(model(1));
     let mut stream = Vec::new();
-    let mut sink = |rows: &[f32]| stream.extend_from_slice(rows);
+    let mut sink = |_: u32, _: Point, rows: &[f32]| stream.extend_from_slice(rows);
+    let wants = |layer, point| (layer, point) == (audit.layer, Point::Residual);
     let forced = [&prompt[..], &generation.tokens[..4]].concat();
-    reference.open(13).unwrap().forward(&forced, Some(&mut Tap { layer: audit.layer, sink: &mut sink }));
+    let run = Run { tokens: &forced, first: 0, pages: &[0] };
+    reference.forward(&[run], Some(&mut Tap { wants: &wants, sink: &mut sink })).unwrap();
     assert_eq!(stream.len(), 13 * 96);
     let mut digest = LayerDigest::new(&BEACON, &RECEIPT);
     digest.update(&stream);

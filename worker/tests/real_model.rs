@@ -41,7 +41,12 @@ fn a_pinned_generation() {
         for threads in [1, 2] {
             let engine = Engine::new(
                 model.clone(),
-                Options { isa, threads, huge_pages: threads == 2 && isa == Isa::detect() },
+                Options {
+                    isa,
+                    threads,
+                    huge_pages: threads == 2 && isa == Isa::detect(),
+                    ..Options::default()
+                },
             )
             .unwrap();
             assert_eq!(run(&engine, 2), reference, "{isa:?}, {threads} threads");

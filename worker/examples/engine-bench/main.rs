@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use deepnode_worker::canon::sample::argmax;
-use deepnode_worker::canon::Backend;
+use deepnode_worker::canon::{Device, Run, PAGE};
 use deepnode_worker::cpu::{Cpu, Isa, Resident};
 use deepnode_worker::model::{testing, Model};
 
@@ -37,24 +37,31 @@ const CASES: [Case; 5] = [
     Case { name: "tg32@512", prefilled: 512, decoded: 32 },
 ];
 
+/// Pages of keys and values that the longest case needs.
+const PAGES: usize = (512usize + 32).div_ceil(PAGE);
+
 /// Tokens a second of one case.
-fn measure(cpu: &dyn Backend, case: Case) -> f64 {
+fn measure(cpu: &dyn Device, case: Case) -> f64 {
     let vocab = cpu.arch().vocab;
     let tokens: Vec<u32> =
         (0..case.prefilled as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocab).collect();
-    let mut sequence = cpu.open(case.prefilled + case.decoded).expect("memory for a sequence");
+    let pages: Vec<u32> = (0..PAGES as u32).collect();
+    let forward = |tokens: &[u32], first| {
+        cpu.forward(&[Run { tokens, first, pages: &pages }], None).expect("a processor does not fail").x_final
+    };
+    let head = |x: &[half::f16], logits: &mut [f32]| cpu.logits(x, logits).expect("a processor does not fail");
     let width = cpu.arch().width as usize;
     let mut logits = vec![0.0; vocab as usize];
     let start = Instant::now();
-    let mut x = sequence.forward(&tokens, None).x_final;
-    cpu.logits(&x[x.len() - width..], &mut logits);
+    let mut x = forward(&tokens, 0);
+    head(&x[x.len() - width..], &mut logits);
     if case.decoded == 0 {
         return case.prefilled as f64 / start.elapsed().as_secs_f64();
     }
     let start = Instant::now();
-    for _ in 0..case.decoded {
-        x = sequence.forward(&[argmax(&logits)], None).x_final;
-        cpu.logits(&x[x.len() - width..], &mut logits);
+    for step in 0..case.decoded {
+        x = forward(&[argmax(&logits)], case.prefilled + step);
+        head(&x[x.len() - width..], &mut logits);
     }
     case.decoded as f64 / start.elapsed().as_secs_f64()
 }
@@ -123,7 +130,7 @@ fn main() {
     let peer = peer.map(|program| Llama::new(program).unwrap_or_else(|e| panic!("the peer: {e}")));
     let engines: Vec<Vec<(Isa, Cpu<Resident<Model>>)>> = threads
         .iter()
-        .map(|n| isas.iter().map(|isa| (*isa, Cpu::new(model.clone(), *isa, *n).expect("threads"))).collect())
+        .map(|n| isas.iter().map(|isa| (*isa, Cpu::new(model.clone(), *isa, *n, PAGES).expect("threads"))).collect())
         .collect();
     println!("SmolLM2-135M, f16; tokens/s, median of {rounds} (best)");
     if let Some(peer) = &peer {

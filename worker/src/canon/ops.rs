@@ -90,13 +90,7 @@ pub fn score_scale(head_dim: u32) -> f32 {
 }
 
 /// One query over the keys and values of positions 0 to its own.
-pub fn attention(
-    q: &[f16],
-    keys: &[Vec<f16>],
-    values: &[Vec<f16>],
-    scale: f32,
-    finite: &mut bool,
-) -> Vec<f16> {
+pub fn attention(q: &[f16], keys: &[&[f16]], values: &[&[f16]], scale: f32, finite: &mut bool) -> Vec<f16> {
     let scores: Vec<f32> = keys.iter().map(|k| dot(q, k) * scale).collect();
     let max = scores.iter().fold(f32::NEG_INFINITY, |m, s| if *s > m { *s } else { m });
     let p: Vec<f32> = scores.iter().map(|s| exp(s - max)).collect();

@@ -1,87 +1,117 @@
-//! Keys and values of a sequence, laid out as panels, so that scores and weighted values are the GEMM's own kernel.
+//! Memory for keys and values in pages, laid out as panels, so that scores and weighted values are the GEMM's own
+//! kernel.
 
 use half::f16;
 use memmap2::{MmapMut, MmapRaw};
 
 use crate::canon::tensor::PANEL;
-use crate::canon::Architecture;
+use crate::canon::{Architecture, PAGE};
 
-/// Keys and values of every layer and key head. Memory is the operating system's until a position is written.
+/// Keys and values of every layer and key head, page by page. Memory is the operating system's until a page is written.
 pub struct KvCache {
-    /// Positions, a multiple of 64.
-    pub capacity: usize,
+    heads: usize,
+    /// Halves of one head in one layer of one page.
+    part: usize,
+    /// Halves of a page.
+    page: usize,
+    pages: usize,
+    layout: Layout,
+    /// `[page][layer][head]`, each as in [`Layout`].
+    memory: MmapRaw,
+}
+
+/// Keys and values of one head for the positions of a page: `[position / 64][dim][64]`, then `[dim / 64][position][64]`.
+#[derive(Clone, Copy)]
+pub struct Layout {
     /// Elements of a head.
     pub dim: usize,
-    heads: usize,
-    /// `[layer][head][position / 64][dim][64]`.
-    keys: MmapRaw,
-    /// `[layer][head][dim / 64][position][64]`.
-    values: MmapRaw,
+}
+
+impl Layout {
+    /// Where the keys of panel `panel` begin, 64 positions each.
+    pub fn keys(self, panel: usize) -> usize {
+        panel * self.dim * PANEL
+    }
+
+    /// Where the values of panel `panel` begin, 64 elements each.
+    pub fn values(self, panel: usize) -> usize {
+        PAGE * self.dim + panel * PAGE * PANEL
+    }
+
+    /// Halves of all of it.
+    pub fn len(self) -> usize {
+        self.values(self.dim.div_ceil(PANEL))
+    }
 }
 
 impl KvCache {
-    pub fn new(arch: &Architecture, capacity: usize) -> std::io::Result<Self> {
-        let capacity = capacity.next_multiple_of(PANEL).max(PANEL);
-        let (heads, dim) = (arch.kv_heads as usize, arch.head_dim as usize);
-        let map = |dim: usize| -> std::io::Result<MmapRaw> {
-            let bytes = arch.layers as usize * heads * capacity * dim * size_of::<f16>();
-            Ok(MmapMut::map_anon(bytes)?.into())
-        };
-        Ok(Self { capacity, dim, heads, keys: map(dim)?, values: map(dim.next_multiple_of(PANEL))? })
+    /// Bytes that a page takes.
+    pub fn page_bytes(arch: &Architecture) -> usize {
+        let layout = Layout { dim: arch.head_dim as usize };
+        arch.layers as usize * arch.kv_heads as usize * layout.len() * size_of::<f16>()
     }
 
-    /// The part of `map` that one head of one layer has, `dim` halves a position.
-    fn part(&self, map: &MmapRaw, layer: usize, head: usize, dim: usize) -> *mut [f16] {
-        let len = self.capacity * dim;
-        let start = (layer * self.heads + head) * len;
-        assert!(head < self.heads && (start + len) * size_of::<f16>() <= map.len());
-        std::ptr::slice_from_raw_parts_mut(map.as_mut_ptr().cast::<f16>().wrapping_add(start), len)
+    pub fn new(arch: &Architecture, pages: usize) -> std::io::Result<Self> {
+        let layout = Layout { dim: arch.head_dim as usize };
+        let (page, part) = (Self::page_bytes(arch) / size_of::<f16>(), layout.len());
+        let map = MmapMut::map_anon(page * pages.max(1) * size_of::<f16>())?;
+        // Fewer and larger translations where the system has them; nothing depends on it.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        Ok(Self { heads: arch.kv_heads as usize, part, page, pages, layout, memory: map.into() })
     }
 
-    fn keys_part(&self, layer: usize, head: usize) -> *mut [f16] {
-        self.part(&self.keys, layer, head, self.dim)
+    pub fn pages(&self) -> usize {
+        self.pages
     }
 
-    fn values_part(&self, layer: usize, head: usize) -> *mut [f16] {
-        self.part(&self.values, layer, head, self.dim.next_multiple_of(PANEL))
+    pub fn layout(&self) -> Layout {
+        self.layout
     }
 
-    /// Keys of one head: 64 positions a panel, `dim` columns.
+    fn at(&self, page: u32, layer: usize, head: usize) -> *mut f16 {
+        let start = (layer * self.heads + head) * self.part;
+        assert!((page as usize) < self.pages && head < self.heads && start + self.part <= self.page);
+        self.memory.as_mut_ptr().cast::<f16>().wrapping_add(page as usize * self.page + start)
+    }
+
+    /// Keys and values of one head on one page.
     ///
     /// # Safety
-    /// Nobody writes positions of this layer meanwhile.
-    pub unsafe fn keys(&self, layer: usize, head: usize) -> &[f16] {
+    /// Nobody writes to it while the slice lives.
+    pub unsafe fn part(&self, page: u32, layer: usize, head: usize) -> &[f16] {
         // SAFETY: the part lies within the map, whose bytes are all halves; the caller keeps writers away.
-        unsafe { &*self.keys_part(layer, head) }
+        unsafe { std::slice::from_raw_parts(self.at(page, layer, head), self.part) }
     }
 
-    /// Values of one head: 64 elements a panel, `capacity` columns.
+    /// Stores one head's key and value at place `slot` of a page.
     ///
     /// # Safety
-    /// Nobody writes positions of this layer meanwhile.
-    pub unsafe fn values(&self, layer: usize, head: usize) -> &[f16] {
-        // SAFETY: the part lies within the map, whose bytes are all halves; the caller keeps writers away.
-        unsafe { &*self.values_part(layer, head) }
-    }
-
-    /// Stores one head's key and value of one position.
-    ///
-    /// # Safety
-    /// No other thread reads this layer or writes this position meanwhile.
-    pub unsafe fn put(&self, layer: usize, head: usize, position: usize, key: &[f16], value: &[f16]) {
-        assert!(position < self.capacity && key.len() == self.dim && value.len() == self.dim);
-        let keys = self.keys_part(layer, head).cast::<f16>();
-        let values = self.values_part(layer, head).cast::<f16>();
-        // SAFETY: the position lies within both parts; the caller keeps other threads off these elements.
+    /// No other thread reads this head on this page, or writes this place of it, meanwhile.
+    pub unsafe fn put(&self, page: u32, slot: usize, layer: usize, head: usize, key: &[f16], value: &[f16]) {
+        assert!(slot < PAGE && key.len() == self.layout.dim && value.len() == self.layout.dim);
+        let part = self.at(page, layer, head);
+        // SAFETY: the place lies within the part; the caller keeps other threads off these elements.
         unsafe {
-            let to = keys.add(position / PANEL * self.dim * PANEL + position % PANEL);
+            let to = part.add(self.layout.keys(slot / PANEL) + slot % PANEL);
             for (d, x) in key.iter().enumerate() {
                 *to.add(d * PANEL) = *x;
             }
             for (panel, x) in value.chunks(PANEL).enumerate() {
-                let to = values.add((panel * self.capacity + position) * PANEL);
+                let to = part.add(self.layout.values(panel) + slot * PANEL);
                 std::ptr::copy_nonoverlapping(x.as_ptr(), to, x.len());
             }
+        }
+    }
+
+    /// Copies a page.
+    ///
+    /// # Safety
+    /// Nobody reads or writes `to`, or writes `from`, meanwhile.
+    pub unsafe fn copy(&self, from: u32, to: u32) {
+        if from != to {
+            // SAFETY: both pages lie within the map, apart from each other; the caller keeps others away.
+            unsafe { std::ptr::copy_nonoverlapping(self.at(from, 0, 0), self.at(to, 0, 0), self.page) };
         }
     }
 }

@@ -4,10 +4,14 @@
 
 use half::f16;
 
+use super::cache::Layout;
 use super::simd::{Lanes, Simd};
 use crate::canon::constants::*;
-use crate::canon::ops;
 use crate::canon::tensor::PANEL;
+use crate::canon::{ops, PAGE};
+
+/// Panels of positions on a page.
+const PANELS: usize = PAGE / PANEL;
 
 /// Greatest number of tokens, or queries, that share a load of weights.
 pub const TILE: usize = 6;
@@ -49,13 +53,9 @@ pub struct Attend<'a> {
     pub queries: &'a [&'a [f32]],
     /// For each query the last position that it sees.
     pub last: &'a [usize],
-    /// Keys as panels: 64 positions a panel, `dim` columns.
-    pub keys: &'a [f16],
-    /// Values as panels: 64 elements a panel, `capacity` columns.
-    pub values: &'a [f16],
-    pub dim: usize,
-    /// Positions that the cache holds, a multiple of 64.
-    pub capacity: usize,
+    /// Of each page up to the last position: the head's part.
+    pub pages: &'a [&'a [f16]],
+    pub layout: Layout,
     pub scale: f32,
 }
 
@@ -352,13 +352,13 @@ unsafe fn softmax<S: Simd>(scores: &mut [f32], seen: usize, scale: f32) {
 
 #[inline(always)]
 unsafe fn attend<S: Simd, const N: usize>(job: &Attend<'_>, scratch: &mut Scratch) -> u32 {
-    let Attend { queries, last, keys, values, dim, capacity, scale } = *job;
-    let count = queries.len();
+    let Attend { queries, last, pages, layout, scale } = *job;
+    let (count, dim) = (queries.len(), layout.dim);
     assert!(count <= TILE && last.len() == count && queries.iter().all(|q| q.len() == dim));
     let seen = last.iter().fold(0, |a, b| a.max(b + 1));
     let padded = seen.next_multiple_of(PANEL);
     let out_stride = dim.next_multiple_of(PANEL);
-    assert!(padded <= capacity && keys.len() == capacity * dim && values.len() == capacity * out_stride);
+    assert!(padded <= pages.len() * PAGE && pages.iter().all(|part| part.len() == layout.len()));
     scratch.scores.resize(count * padded, 0.0);
     scratch.out.resize(count * out_stride, 0.0);
 
@@ -371,9 +371,10 @@ unsafe fn attend<S: Simd, const N: usize>(job: &Attend<'_>, scratch: &mut Scratc
         for lane in (0..PANEL).step_by(N * S::LANES) {
             for k0 in (0..dim).step_by(BLOCK) {
                 let len = BLOCK.min(dim - k0);
-                // SAFETY: panel p lies within keys, each query has dim elements, each row of scores `padded`.
+                // SAFETY: panel p lies within its page, each query has dim elements, each row of scores `padded`.
                 unsafe {
-                    let w = keys.as_ptr().add((p * dim + k0) * PANEL + lane);
+                    let keys = pages[p / PANELS].as_ptr().add(layout.keys(p % PANELS));
+                    let w = keys.add(k0 * PANEL + lane);
                     let c = scores.add(p * PANEL + lane);
                     by_count!(count, M => {
                         block::<S, M, N, true>(w, |k, t| *rows[t].add(k0 + k), len, c, padded, k0 == 0, false)
@@ -403,9 +404,9 @@ unsafe fn attend<S: Simd, const N: usize>(job: &Attend<'_>, scratch: &mut Scratc
         for lane in (0..PANEL).step_by(N * S::LANES) {
             for j0 in (0..seen).step_by(BLOCK) {
                 let len = BLOCK.min(seen - j0);
-                // SAFETY: positions below `seen` lie within the panel of values and within each row of scores.
+                // SAFETY: positions below `seen` lie within their page and within each row of scores.
                 unsafe {
-                    let w = values.as_ptr().add((panel * capacity + j0) * PANEL + lane);
+                    let w = pages[j0 / PAGE].as_ptr().add(layout.values(panel) + lane);
                     let c = scratch.out.as_mut_ptr().add(panel * PANEL + lane);
                     by_count!(count, M => {
                         let x = |j: usize, t: usize| *p.add(t * padded + j0 + j);

@@ -18,7 +18,9 @@ use parking_lot::Mutex;
 
 use crate::canon::rope::RopeTable;
 use crate::canon::tensor::PANEL;
-use crate::canon::{Architecture, Backend, Decoder, Forward, LayerWeights, Sequence, Tap, Tensor};
+use crate::canon::{
+    Architecture, Decoder, Device, DeviceError, Forward, LayerWeights, Point, Run, Tap, Tensor, Weights, PAGE,
+};
 use cache::KvCache;
 use decode::Shared;
 pub use isa::Isa;
@@ -26,10 +28,14 @@ use kernels::{Kernels, Scratch, Tile};
 use pace::Pace;
 pub use pool::assert_float_mode;
 use pool::{Pool, Worker};
-pub use resident::Resident;
+pub use resident::{free_memory, Resident};
 
-/// Most tokens that one prefill step computes together; more than this is done in several.
+/// Most positions that one step computes together; more than this are done in several.
 const CHUNK: usize = 512;
+
+/// Up to so many positions threads own rows of the weights, and with more of them tokens. Each weight is then read
+/// from memory once, by one thread, where it would be read by each of them; but threads meet more often.
+const FEW: usize = 40;
 
 /// The CPU implementation over the decoder `M`.
 pub struct Cpu<M> {
@@ -37,7 +43,8 @@ pub struct Cpu<M> {
     rope: RopeTable,
     gains: Gains,
     kernels: &'static Kernels,
-    /// One computation at a time uses the threads; sessions take turns.
+    cache: KvCache,
+    /// One computation at a time uses the threads; callers take turns.
     state: Mutex<State>,
 }
 
@@ -81,13 +88,25 @@ struct Shape {
     eps: f32,
 }
 
+/// A position that is computed.
+#[derive(Clone, Copy)]
+struct Row {
+    token: u32,
+    position: usize,
+    /// Which run it is of.
+    run: usize,
+    /// Which row of the step.
+    index: usize,
+}
+
 /// What one thread works in.
 #[derive(Default)]
 struct Lane {
-    /// Prefill: rows are this thread's tokens.
     tiles: Vec<Tile>,
-    tokens: Vec<u32>,
-    positions: Vec<usize>,
+    /// Rows that are this thread's; when threads own rows of weights, all of them.
+    rows: Vec<Row>,
+    /// For each of them, whether what this thread stored was finite.
+    finite: Vec<bool>,
     h: Vec<f32>,
     x: Vec<f32>,
     packed: Vec<f32>,
@@ -96,9 +115,9 @@ struct Lane {
     gate: Vec<f32>,
     up: Vec<f32>,
     y: Vec<f32>,
+    /// What is wanted of the tensors, one after the other.
     tap: Vec<f32>,
     x_final: Vec<f16>,
-    finite: Vec<bool>,
     heads: HeadScratch,
 }
 
@@ -110,6 +129,8 @@ struct HeadScratch {
     sin: Vec<f32>,
     key: Vec<f16>,
     value: Vec<f16>,
+    /// Queries and key of a key head.
+    own: Vec<f32>,
 }
 
 impl HeadScratch {
@@ -168,8 +189,9 @@ impl LayerGains {
 }
 
 impl<M: Decoder> Cpu<M> {
-    /// An engine of `threads` threads; panics where the processor lacks `isa`.
-    pub fn new(model: Arc<M>, isa: Isa, threads: usize) -> std::io::Result<Self> {
+    /// An engine of `threads` threads with `pages` pages of keys and values, which take memory when they are written;
+    /// panics where the processor lacks `isa`.
+    pub fn new(model: Arc<M>, isa: Isa, threads: usize, pages: usize) -> std::io::Result<Self> {
         let arch = model.arch();
         let weights = model.weights();
         let gains = Gains {
@@ -177,12 +199,12 @@ impl<M: Decoder> Cpu<M> {
             last: widened(weights.final_gain),
         };
         let rope = RopeTable::new(arch.rope_base, arch.head_dim, arch.context);
+        let cache = KvCache::new(arch, pages)?;
         let pool = Pool::new(threads)?;
         let lanes = (0..pool.threads()).map(|_| Lane::default()).collect();
         let pace = Pace::new(pool.threads());
-        let shared = Shared::new(&Shape::new(arch));
-        let state = Mutex::new(State { pool, lanes, shared, pace });
-        Ok(Self { model, rope, gains, kernels: isa.kernels(), state })
+        let state = Mutex::new(State { pool, lanes, shared: Shared::default(), pace });
+        Ok(Self { model, rope, gains, kernels: isa.kernels(), cache, state })
     }
 
     /// Decodes with all threads even where fewer are faster at the moment.
@@ -193,81 +215,94 @@ impl<M: Decoder> Cpu<M> {
     }
 }
 
-impl<M: Decoder> Backend for Cpu<M> {
+/// Bytes that a page of keys and values takes.
+pub fn page_bytes(arch: &Architecture) -> usize {
+    KvCache::page_bytes(arch)
+}
+
+impl<M: Decoder> Device for Cpu<M> {
     fn arch(&self) -> &Architecture {
         self.model.arch()
     }
 
-    fn open(&self, capacity: usize) -> std::io::Result<Box<dyn Sequence + '_>> {
-        let cache = KvCache::new(self.model.arch(), capacity)?;
-        Ok(Box::new(CpuSequence { cpu: self, cache, len: 0, capacity }))
+    fn pages(&self) -> usize {
+        self.cache.pages()
     }
 
-    fn logits(&self, x_final: &[f16], logits: &mut [f32]) {
+    fn forward(&self, runs: &[Run<'_>], mut tap: Option<&mut Tap<'_>>) -> Result<Forward, DeviceError> {
+        for run in runs {
+            let end = run.first + run.tokens.len();
+            assert!(end <= run.pages.len() * PAGE, "{end} positions on {} pages", run.pages.len());
+        }
+        let rows = runs.iter().enumerate().flat_map(|(run, of)| {
+            of.tokens.iter().zip(of.first..).map(move |(token, position)| (*token, position, run))
+        });
+        let rows: Vec<Row> =
+            rows.enumerate().map(|(index, (token, position, run))| Row { token, position, run, index }).collect();
+        let weights = self.model.weights();
+        let pass = Pass {
+            kernels: self.kernels,
+            shape: Shape::new(self.model.arch()),
+            weights: &weights,
+            gains: &self.gains,
+            rope: &self.rope,
+            cache: &self.cache,
+            runs,
+            wants: tap.as_ref().map(|tap| tap.wants),
+        };
+        let mut state = self.state.lock();
+        let State { pool, lanes, shared, pace } = &mut *state;
+        let width = pass.shape.true_width;
+        let mut result =
+            Forward { x_final: vec![f16::ZERO; rows.len() * width], finite: vec![true; rows.len()] };
+        // A chunk ends before the next begins: keys and values of all positions before a row are there.
+        let mut tapped = Vec::new();
+        for chunk in rows.chunks(CHUNK) {
+            // What is wanted within a layer is at hand where threads own tokens.
+            let few = chunk.len() <= FEW && !pass.wants_more_than_residual();
+            let lanes = match chunk.len() {
+                1 if few => pace.time(|n| pass.decode(pool, &mut lanes[..n], shared, chunk)),
+                _ if few => pass.decode(pool, lanes, shared, chunk),
+                _ => pass.prefill(pool, lanes, chunk),
+            };
+            for lane in lanes.iter() {
+                for (row, finite) in lane.rows.iter().zip(&lane.finite) {
+                    result.finite[row.index] &= finite;
+                }
+                for (row, x) in lane.rows.iter().zip(lane.x_final.chunks_exact(width)) {
+                    result.x_final[row.index * width..][..width].copy_from_slice(x);
+                }
+            }
+            pass.collect(lanes, rows.len(), &mut tapped);
+        }
+        if let Some(tap) = &mut tap {
+            for (layer, point, values) in tapped {
+                (tap.sink)(layer, point, &values);
+            }
+        }
+        Ok(result)
+    }
+
+    fn logits(&self, x_final: &[f16], logits: &mut [f32]) -> Result<(), DeviceError> {
         let head = self.model.weights().head;
         let rows = x_final.len() / head.cols;
         assert!(x_final.len() == rows * head.cols && logits.len() == rows * head.rows);
         let mut state = self.state.lock();
         let State { pool, lanes, pace, .. } = &mut *state;
         let x: Vec<f32> = x_final.iter().map(|x| x.to_f32()).collect();
-        if rows == 1 {
-            decode::logits(self.kernels, pool, pace.threads(), &head, &x, logits);
-        } else {
-            prefill::logits(self.kernels, pool, lanes, &head, &x, logits);
+        match rows {
+            1 => decode::logits(self.kernels, pool, &mut lanes[..pace.threads()], &head, &x, logits),
+            2..=FEW => decode::logits(self.kernels, pool, lanes, &head, &x, logits),
+            _ => prefill::logits(self.kernels, pool, lanes, &head, &x, logits),
         }
-    }
-}
-
-struct CpuSequence<'a, M> {
-    cpu: &'a Cpu<M>,
-    cache: KvCache,
-    len: usize,
-    capacity: usize,
-}
-
-impl<M: Decoder> Sequence for CpuSequence<'_, M> {
-    fn len(&self) -> usize {
-        self.len
+        Ok(())
     }
 
-    fn capacity(&self) -> usize {
-        self.capacity
-    }
-
-    fn truncate(&mut self, len: usize) {
-        // What lies beyond is finite and masked, or overwritten before it is seen.
-        self.len = self.len.min(len);
-    }
-
-    fn forward(&mut self, tokens: &[u32], mut tap: Option<&mut Tap<'_>>) -> Forward {
-        assert!(self.len + tokens.len() <= self.capacity, "{} more positions do not fit", tokens.len());
-        let cpu = self.cpu;
-        let weights = cpu.model.weights();
-        let pass = Pass {
-            kernels: cpu.kernels,
-            shape: Shape::new(cpu.model.arch()),
-            weights: &weights,
-            gains: &cpu.gains,
-            rope: &cpu.rope,
-            cache: &self.cache,
-            tap: tap.as_ref().map(|tap| tap.layer as usize),
-        };
-        let mut state = cpu.state.lock();
-        let State { pool, lanes, shared, pace } = &mut *state;
-        let mut result = Forward::default();
-        for chunk in tokens.chunks(CHUNK) {
-            let step = match chunk {
-                [token] => pace.time(|n| pass.decode(pool, &mut lanes[..n], shared, *token, self.len)),
-                _ => pass.prefill(pool, lanes, chunk, self.len),
-            };
-            if let Some(tap) = &mut tap {
-                (tap.sink)(&step.residual);
-            }
-            result.x_final.extend(step.forward.x_final);
-            result.finite.extend(step.forward.finite);
-            self.len += chunk.len();
-        }
-        result
+    fn copy_page(&self, from: u32, to: u32) -> Result<(), DeviceError> {
+        let _state = self.state.lock();
+        // SAFETY: whoever computes holds the lock.
+        unsafe { self.cache.copy(from, to) };
+        Ok(())
     }
 }
 
@@ -275,22 +310,62 @@ impl<M: Decoder> Sequence for CpuSequence<'_, M> {
 struct Pass<'a> {
     kernels: &'static Kernels,
     shape: Shape,
-    weights: &'a crate::canon::Weights<'a>,
+    weights: &'a Weights<'a>,
     gains: &'a Gains,
     rope: &'a RopeTable,
     cache: &'a KvCache,
-    /// The layer after which the residual stream is wanted.
-    tap: Option<usize>,
+    runs: &'a [Run<'a>],
+    /// Which tensors are wanted.
+    wants: Option<&'a (dyn Fn(u32, Point) -> bool + Sync)>,
 }
 
-/// What a pass over some positions leaves.
-struct Step {
-    forward: Forward,
-    /// `[positions][width]`, where wanted.
-    residual: Vec<f32>,
-}
+/// A tensor that was wanted: `[rows][elements]`.
+type Tapped = (u32, Point, Vec<f32>);
 
 impl Pass<'_> {
+    fn wants(&self, layer: usize, point: Point) -> bool {
+        self.wants.is_some_and(|wants| wants(layer as u32, point))
+    }
+
+    fn wanted(&self) -> impl Iterator<Item = (usize, Point)> + '_ {
+        let layers = if self.wants.is_some() { self.weights.layers.len() } else { 0 };
+        let all = (0..layers).flat_map(|layer| Point::ALL.map(|point| (layer, point)));
+        all.filter(|(layer, point)| self.wants(*layer, *point))
+    }
+
+    fn wants_more_than_residual(&self) -> bool {
+        self.wanted().any(|(_, point)| point != Point::Residual)
+    }
+
+    /// Puts what the lanes' taps hold into its place among `rows` rows.
+    fn collect(&self, lanes: &[Lane], rows: usize, tapped: &mut Vec<Tapped>) {
+        let mut starts = vec![0; lanes.len()];
+        for (i, (layer, point)) in self.wanted().enumerate() {
+            let len = self.len_of(point);
+            if tapped.len() == i {
+                tapped.push((layer as u32, point, vec![0.0; rows * len]));
+            }
+            for (lane, start) in lanes.iter().zip(&mut starts) {
+                let end = lane.tap.len().min(*start + lane.rows.len() * len);
+                for (row, values) in lane.rows.iter().zip(lane.tap[*start..end].chunks_exact(len)) {
+                    tapped[i].2[row.index * len..][..len].copy_from_slice(values);
+                }
+                *start = end;
+            }
+        }
+    }
+
+    /// Elements of a row of a tensor.
+    fn len_of(&self, point: Point) -> usize {
+        let s = &self.shape;
+        match point {
+            Point::AttnNorm | Point::Middle | Point::FfnNorm | Point::Residual => s.true_width,
+            Point::Query | Point::Attn => s.heads * s.dim,
+            Point::Key | Point::Value => s.kv_heads * s.dim,
+            Point::Act => self.weights.layers[0].down.cols,
+        }
+    }
+
     /// The token's embedding, padded with zeros.
     fn embed(&self, token: u32, h: &mut [f32]) {
         h.fill(0.0);
@@ -300,15 +375,15 @@ impl Pass<'_> {
     }
 
     /// Turns, rounds and stores the key and value of one head at one position; answers whether all were finite. Key
-    /// and value are rows of raw sums.
+    /// and value are rows of raw sums; the key is left as it is stored.
     ///
     /// # Safety
-    /// No other thread reads this layer of the cache or writes this position of this head meanwhile.
+    /// No other thread reads this head's page of this position, or writes this place of it, meanwhile.
     unsafe fn store_kv(
         &self,
         layer: usize,
         head: usize,
-        position: usize,
+        row: &Row,
         key: &mut [f32],
         value: &[f32],
         scratch: &mut HeadScratch,
@@ -324,8 +399,9 @@ impl Pass<'_> {
                 finite = false;
             }
         }
+        let (page, slot) = (self.runs[row.run].pages[row.position / PAGE], row.position % PAGE);
         // SAFETY: the caller's contract.
-        unsafe { self.cache.put(layer, head, position, &scratch.key, &scratch.value) };
+        unsafe { self.cache.put(page, slot, layer, head, &scratch.key, &scratch.value) };
         finite
     }
 
@@ -337,44 +413,44 @@ impl Pass<'_> {
         }
     }
 
-    /// Attention over key head `head` of the queries in `rows` rows of `q`, row i at position `first + i`; a row begins
-    /// with query head `base`. Calls `out` with row, query head, result and whether that was finite.
+    /// Attention over key head `head` of the queries of `rows`, consecutive ones of one run. Row i of `q` begins at
+    /// `i * stride`, with query head `base`. Calls `out` with row, query head, result and whether that was finite.
     ///
     /// # Safety
-    /// Nobody writes this layer of the cache meanwhile.
+    /// Nobody writes to the pages of the run, in this layer and head, meanwhile.
     #[allow(clippy::too_many_arguments)]
     unsafe fn attention(
         &self,
         layer: usize,
         head: usize,
+        rows: &[Row],
         q: &[f32],
         base: usize,
         stride: usize,
-        first: usize,
-        rows: usize,
         scratch: &mut Scratch,
         mut out: impl FnMut(usize, usize, &[f32], bool),
     ) {
+        let (Some(first), Some(end)) = (rows.first(), rows.last()) else { return };
         let (group, dim) = (self.shape.group(), self.shape.dim);
+        let pages = &self.runs[first.run].pages[..=end.position / PAGE];
         // SAFETY: the caller keeps writers away.
-        let (keys, values) = unsafe { (self.cache.keys(layer, head), self.cache.values(layer, head)) };
+        let pages: Vec<&[f16]> =
+            pages.iter().map(|page| unsafe { self.cache.part(*page, layer, head) }).collect();
         let query = |i: usize| (i / group, head * group + i % group);
-        for start in (0..rows * group).step_by(kernels::TILE) {
-            let count = kernels::TILE.min(rows * group - start);
+        for start in (0..rows.len() * group).step_by(kernels::TILE) {
+            let count = kernels::TILE.min(rows.len() * group - start);
             let mut queries: [&[f32]; kernels::TILE] = [&[]; kernels::TILE];
             let mut last = [0; kernels::TILE];
             for i in 0..count {
                 let (row, head) = query(start + i);
                 queries[i] = &q[row * stride + (head - base) * dim..][..dim];
-                last[i] = first + row;
+                last[i] = rows[row].position;
             }
             let job = kernels::Attend {
                 queries: &queries[..count],
                 last: &last[..count],
-                keys,
-                values,
-                dim,
-                capacity: self.cache.capacity,
+                pages: &pages,
+                layout: self.cache.layout(),
                 scale: crate::canon::ops::score_scale(dim as u32),
             };
             let bad = (self.kernels.attend)(&job, scratch);

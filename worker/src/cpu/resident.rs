@@ -64,7 +64,7 @@ impl<M: Decoder> Decoder for Resident<M> {
 }
 
 /// Bytes that new allocations may take without swapping; none where the system does not say.
-fn free_memory() -> Option<u64> {
+pub fn free_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)

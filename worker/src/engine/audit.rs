@@ -9,7 +9,7 @@ use super::error::EngineError;
 use super::session::Request;
 use super::{Engine, CHUNK};
 use crate::canon::commit::{beacon_layer, trace_leaf, trace_root, Digest, LayerDigest};
-use crate::canon::{Sequence, Tap};
+use crate::canon::{Point, Run, Tap};
 
 /// Rows of logits that are computed together.
 const HEAD_ROWS: usize = 48;
@@ -137,8 +137,10 @@ impl Engine {
 /// A pass along given tokens that keeps what the output's steps need.
 struct Forced<'a> {
     engine: &'a Engine,
-    sequence: Box<dyn Sequence + 'a>,
+    pages: Vec<u32>,
     tokens: &'a [u32],
+    /// Positions computed so far.
+    done: usize,
     /// Position that step 0 is chosen from: the prompt's last.
     first: usize,
     digest: LayerDigest,
@@ -163,8 +165,9 @@ impl<'a> Forced<'a> {
     ) -> Result<Self, EngineError> {
         Ok(Self {
             engine,
-            sequence: engine.backend.open(tokens.len())?,
+            pages: engine.take_pages(tokens.len())?,
             tokens,
+            done: 0,
             first: prompt - 1,
             digest,
             layer,
@@ -186,19 +189,18 @@ impl<'a> Forced<'a> {
     /// Computes positions up to `end`, those below `stream` into the digest.
     fn run(&mut self, end: usize, stream: usize) -> Result<(), EngineError> {
         let width = self.engine.arch().width as usize;
-        while self.sequence.len() < end {
+        while self.done < end {
             self.check_cancel()?;
-            let from = self.sequence.len();
+            let from = self.done;
             let chunk = &self.tokens[from..end.min(from + CHUNK)];
-            let digest = &mut self.digest;
-            let mut wanted = stream.saturating_sub(from) * width;
-            let mut sink = |rows: &[f32]| {
-                let now = wanted.min(rows.len());
-                digest.update(&rows[..now]);
-                wanted -= now;
-            };
-            let mut tap = Tap { layer: self.layer, sink: &mut sink };
-            let step = self.sequence.forward(chunk, Some(&mut tap));
+            let (layer, digest) = (self.layer, &mut self.digest);
+            let wanted = stream.saturating_sub(from) * width;
+            let mut sink = |_: u32, _: Point, rows: &[f32]| digest.update(&rows[..wanted.min(rows.len())]);
+            let wants = move |of: u32, point: Point| of == layer && point == Point::Residual;
+            let mut tap = Tap { wants: &wants, sink: &mut sink };
+            let run = Run { tokens: chunk, first: from, pages: &self.pages };
+            let step = self.engine.device.forward(&[run], Some(&mut tap))?;
+            self.done += chunk.len();
             let output = self.first.saturating_sub(from).min(chunk.len());
             self.x_final.extend(&step.x_final[output * width..]);
             if let Some(bad) = step.finite.iter().position(|finite| !finite) {
@@ -227,9 +229,15 @@ impl<'a> Forced<'a> {
             self.logits.resize(rows * vocab, 0.0);
             self.logits_from = step;
             let x = &self.x_final[step * width..(step + rows) * width];
-            self.engine.backend.logits(x, &mut self.logits);
+            self.engine.device.logits(x, &mut self.logits)?;
         }
         let at = (step - self.logits_from) * vocab;
         Ok(&self.logits[at..at + vocab])
+    }
+}
+
+impl Drop for Forced<'_> {
+    fn drop(&mut self) {
+        self.engine.pages.lock().give(self.pages.drain(..));
     }
 }

@@ -47,24 +47,31 @@ impl Stop<'_> {
 }
 
 /// Follows an output to its end.
-pub(super) struct Ending<'e, 's> {
-    eos: &'e [u32],
+pub(super) struct Ending<'p> {
+    eos: Vec<u32>,
     left: u32,
-    stop: Stop<'s>,
+    strings: Vec<String>,
+    pieces: &'p dyn Pieces,
     /// The end of the joined bytes: whatever a stop string that is not complete yet could begin in.
     tail: Vec<u8>,
 }
 
-impl<'e, 's> Ending<'e, 's> {
+impl<'p> Ending<'p> {
     /// Follows an output of at most `max_output` tokens, at least 1.
-    pub fn new(eos: &'e [u32], max_output: u32, stop: Stop<'s>) -> Result<Self, EngineError> {
+    pub fn new(
+        eos: &[u32],
+        max_output: u32,
+        strings: &[String],
+        pieces: &'p dyn Pieces,
+    ) -> Result<Self, EngineError> {
         if max_output == 0 {
             return Err(EngineError::invalid("max_output", 0, "at least 1"));
         }
-        if stop.strings.iter().any(String::is_empty) {
+        if strings.iter().any(String::is_empty) {
             return Err(EngineError::invalid("stop", "\"\"", "strings that are not empty"));
         }
-        Ok(Self { eos, left: max_output, stop, tail: Vec::new() })
+        let (eos, strings) = (eos.to_vec(), strings.to_vec());
+        Ok(Self { eos, left: max_output, strings, pieces, tail: Vec::new() })
     }
 
     /// Takes the next output token; answers why the output ends with it, if it does. Where several reasons hold, it is
@@ -81,11 +88,11 @@ impl<'e, 's> Ending<'e, 's> {
     }
 
     fn stops(&mut self, token: u32) -> bool {
-        let Some(longest) = self.stop.strings.iter().map(String::len).max() else {
+        let Some(longest) = self.strings.iter().map(String::len).max() else {
             return false;
         };
-        self.tail.extend(self.stop.pieces.piece(token));
-        if self.stop.strings.iter().any(|s| self.tail.windows(s.len()).any(|w| w == s.as_bytes())) {
+        self.tail.extend(self.pieces.piece(token));
+        if self.strings.iter().any(|s| self.tail.windows(s.len()).any(|w| w == s.as_bytes())) {
             return true;
         }
         self.tail.drain(..self.tail.len().saturating_sub(longest - 1));
@@ -105,7 +112,7 @@ mod tests {
     fn ends(strings: &[&str], tokens: &[u32]) -> Option<(usize, Finish)> {
         let strings: Vec<String> = strings.iter().map(|s| s.to_string()).collect();
         let pieces = pieces();
-        let mut ending = Ending::new(&[7], 6, Stop { strings: &strings, pieces: &pieces }).unwrap();
+        let mut ending = Ending::new(&[7], 6, &strings, &pieces).unwrap();
         tokens.iter().enumerate().find_map(|(i, t)| Some((i, ending.push(*t)?)))
     }
 
@@ -128,8 +135,8 @@ mod tests {
     #[test]
     fn empty_requests_are_refused() {
         let empty = [String::new()];
-        assert!(Ending::new(&[], 1, Stop { strings: &empty, pieces: &pieces() }).is_err());
-        let error = Ending::new(&[], 0, Stop::NONE).err().unwrap().to_string();
+        assert!(Ending::new(&[], 1, &empty, &pieces()).is_err());
+        let error = Ending::new(&[], 0, &[], &pieces()).err().unwrap().to_string();
         assert_eq!(error, "max_output is 0, must be at least 1");
     }
 }

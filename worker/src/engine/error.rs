@@ -1,6 +1,7 @@
 use std::fmt::Display;
 
 use crate::canon::sample::ParamError;
+use crate::canon::DeviceError;
 use crate::cpu::Isa;
 use crate::model::ModelError;
 
@@ -17,6 +18,11 @@ pub enum EngineError {
     NoInstructionSet(Isa),
     #[error("no memory or no threads: {0}")]
     Io(#[from] std::io::Error),
+    /// Every page of keys and values is in use.
+    #[error("{wanted} pages of keys and values are wanted, of {total} fewer are free")]
+    NoPages { wanted: usize, total: usize },
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     #[error("cancelled")]
     Cancelled,
 }

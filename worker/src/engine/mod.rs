@@ -4,21 +4,28 @@
 //! [`Session::generate`] yields and what [`Engine::audit`] recomputes is the same on every machine, bit for bit.
 
 mod audit;
+mod batch;
 mod ending;
 mod error;
+mod output;
+mod pages;
 mod session;
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 pub use audit::{Audit, Claim, Divergence};
+pub use batch::{Batch, Event, Job, Limits, Logprobs};
 pub use ending::{Finish, Pieces, Stop};
 pub use error::EngineError;
 pub use session::{Generation, Request, Session};
 
 use crate::canon::reference::Reference;
-use crate::canon::{Architecture, Backend, Decoder};
-use crate::cpu::{Cpu, Isa, Resident};
+use crate::canon::{Architecture, Decoder, Device, SamplingParams, PAGE};
+use crate::cpu::{free_memory, page_bytes, Cpu, Isa, Resident};
 use crate::model::manifest::check_architecture;
+use pages::Pages;
 
 /// Positions that are computed before anyone looks whether to go on.
 const CHUNK: usize = 512;
@@ -32,19 +39,42 @@ pub struct Options {
     /// Copy the weights into huge pages, where memory allows: decoding, which waits for memory, gets about a quarter
     /// faster. Mapped weights are shared by all processes and cost nothing twice.
     pub huge_pages: bool,
+    /// Positions whose keys and values fit into memory, over all sequences, rounded up to whole pages. Memory is taken
+    /// when they are computed, and then kept. By default half of what is free, at most 32 contexts.
+    pub positions: Option<usize>,
 }
+
+/// Contexts that keys and values have room for by default, where there is memory.
+const CONTEXTS: usize = 32;
 
 impl Default for Options {
     /// The best instruction set, every core, huge pages.
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { isa: Isa::detect(), threads, huge_pages: true }
+        Self { isa: Isa::detect(), threads, huge_pages: true, positions: None }
+    }
+}
+
+impl Options {
+    /// Pages for a model of this architecture.
+    fn pages(&self, arch: &Architecture) -> usize {
+        let context = (arch.context as usize).div_ceil(PAGE);
+        match self.positions {
+            Some(positions) => positions.div_ceil(PAGE),
+            None => {
+                let half = free_memory().unwrap_or(0) / 2;
+                let fit = usize::try_from(half).unwrap_or(usize::MAX) / page_bytes(arch);
+                // One whole context is always tried.
+                fit.min(CONTEXTS * context).max(context)
+            }
+        }
     }
 }
 
 /// A model ready to compute. Sessions of several threads may use it at once; they take turns.
 pub struct Engine {
-    backend: Box<dyn Backend>,
+    device: Box<dyn Device>,
+    pages: Mutex<Pages>,
 }
 
 impl Engine {
@@ -57,22 +87,28 @@ impl Engine {
             return Err(EngineError::invalid("threads", 0, "at least 1"));
         }
         check(&*model)?;
-        let Options { isa, threads, huge_pages } = options;
-        let backend: Box<dyn Backend> = match huge_pages.then(|| Resident::copy(&model)).flatten() {
-            Some(resident) => Box::new(Cpu::new(Arc::new(resident), isa, threads)?),
-            None => Box::new(Cpu::new(model, isa, threads)?),
+        let Options { isa, threads, huge_pages, .. } = options;
+        let pages = options.pages(model.arch());
+        let device: Box<dyn Device> = match huge_pages.then(|| Resident::copy(&model)).flatten() {
+            Some(resident) => Box::new(Cpu::new(Arc::new(resident), isa, threads, pages)?),
+            None => Box::new(Cpu::new(model, isa, threads, pages)?),
         };
-        Ok(Self { backend })
+        Ok(Self::on(device))
     }
 
     /// An engine that computes by the scalar reference: slow, for checking the others.
     pub fn reference<M: Decoder + 'static>(model: Arc<M>) -> Result<Self, EngineError> {
         check(&*model)?;
-        Ok(Self { backend: Box::new(Reference::new(model)) })
+        Ok(Self::on(Box::new(Reference::new(model))))
+    }
+
+    fn on(device: Box<dyn Device>) -> Self {
+        let pages = Mutex::new(Pages::new(device.pages()));
+        Self { device, pages }
     }
 
     pub fn arch(&self) -> &Architecture {
-        self.backend.arch()
+        self.device.arch()
     }
 
     /// An empty session with room for `capacity` positions: of a generation, prompt and greatest output together.
@@ -81,7 +117,36 @@ impl Engine {
         if capacity == 0 || capacity > context as usize {
             return Err(EngineError::invalid("capacity", capacity, format!("1 to the context of {context}")));
         }
-        Ok(Session::new(self, self.backend.open(capacity)?))
+        Session::new(self, capacity)
+    }
+
+    /// Pages for so many positions.
+    fn take_pages(&self, positions: usize) -> Result<Vec<u32>, EngineError> {
+        let wanted = positions.div_ceil(PAGE);
+        let mut pages = self.pages.lock();
+        let total = pages.total();
+        pages.take_all(wanted).ok_or(EngineError::NoPages { wanted, total })
+    }
+
+    /// Checks everything about a request but its stop strings.
+    fn check_request(
+        &self,
+        prompt: &[u32],
+        params: &SamplingParams,
+        max_output: u32,
+    ) -> Result<(), EngineError> {
+        params.validate()?;
+        if prompt.is_empty() {
+            return Err(EngineError::invalid("prompt", "empty", "at least one token"));
+        }
+        self.check_tokens("prompt", prompt)?;
+        let total = prompt.len() + max_output as usize;
+        let context = self.arch().context;
+        if total > context as usize {
+            let bound = format!("at most the context of {context}");
+            return Err(EngineError::invalid("prompt and max_output together", total, bound));
+        }
+        Ok(())
     }
 
     /// Checks that all tokens are below the vocabulary.

@@ -6,9 +6,9 @@ use half::f16;
 
 use super::ending::{Ending, Finish, Stop};
 use super::error::EngineError;
+use super::output::Output;
 use super::{Engine, CHUNK};
-use crate::canon::commit::{trace_leaf, trace_root, Digest};
-use crate::canon::{SamplingParams, Sequence};
+use crate::canon::{Digest, Run, SamplingParams};
 
 /// What to generate.
 #[derive(Clone, Copy)]
@@ -35,7 +35,8 @@ pub struct Generation {
 /// Keys and values of one sequence, and the logits of its last position.
 pub struct Session<'e> {
     engine: &'e Engine,
-    sequence: Box<dyn Sequence + 'e>,
+    pages: Vec<u32>,
+    capacity: usize,
     tokens: Vec<u32>,
     /// The first position with a store that was not finite.
     bad: Option<usize>,
@@ -45,9 +46,10 @@ pub struct Session<'e> {
 }
 
 impl<'e> Session<'e> {
-    pub(super) fn new(engine: &'e Engine, sequence: Box<dyn Sequence + 'e>) -> Self {
+    pub(super) fn new(engine: &'e Engine, capacity: usize) -> Result<Self, EngineError> {
+        let pages = engine.take_pages(capacity)?;
         let logits = vec![0.0; engine.arch().vocab as usize];
-        Self { engine, sequence, tokens: Vec::new(), bad: None, x_final: Vec::new(), logits }
+        Ok(Self { engine, pages, capacity, tokens: Vec::new(), bad: None, x_final: Vec::new(), logits })
     }
 
     /// The tokens so far, one a position.
@@ -57,7 +59,7 @@ impl<'e> Session<'e> {
 
     /// Positions that fit.
     pub fn capacity(&self) -> usize {
-        self.sequence.capacity()
+        self.capacity
     }
 
     /// Computes `tokens` at the next positions.
@@ -70,7 +72,8 @@ impl<'e> Session<'e> {
         if tokens.is_empty() {
             return Ok(());
         }
-        let step = self.sequence.forward(tokens, None);
+        let run = Run { tokens, first: self.tokens.len(), pages: &self.pages };
+        let step = self.engine.device.forward(&[run], None)?;
         if let Some(first) = step.finite.iter().position(|finite| !finite) {
             self.bad.get_or_insert(self.tokens.len() + first);
         }
@@ -89,7 +92,6 @@ impl<'e> Session<'e> {
     /// Forgets all positions from `len` on.
     pub fn truncate(&mut self, len: usize) {
         if len < self.tokens.len() {
-            self.sequence.truncate(len);
             self.tokens.truncate(len);
             self.bad = self.bad.filter(|bad| *bad < len);
             self.x_final.clear();
@@ -107,12 +109,12 @@ impl<'e> Session<'e> {
     }
 
     /// Logits of the last position, by token id; none where there is none, or where it was forgotten.
-    pub fn logits(&mut self) -> Option<&[f32]> {
+    pub fn logits(&mut self) -> Result<Option<&[f32]>, EngineError> {
         if self.x_final.is_empty() {
-            return None;
+            return Ok(None);
         }
-        self.engine.backend.logits(&self.x_final, &mut self.logits);
-        Some(&self.logits)
+        self.engine.device.logits(&self.x_final, &mut self.logits)?;
+        Ok(Some(&self.logits))
     }
 
     /// Makes this session hold exactly `prompt`, keeping what it already holds of it. Any way of getting there gives
@@ -139,14 +141,13 @@ impl<'e> Session<'e> {
         on_token: &mut dyn FnMut(u32),
         cancel: &AtomicBool,
     ) -> Result<Generation, EngineError> {
-        let mut ending = request.check(self.engine)?;
+        let mut output = Output::new(request.check(self.engine)?);
         let total = request.prompt.len() + request.max_output as usize;
         if total > self.capacity() {
             let bound = format!("at most the session's {}", self.capacity());
             return Err(EngineError::invalid("prompt and max_output together", total, bound));
         }
         self.rewind_to(request.prompt, cancel)?;
-        let (mut tokens, mut leaves) = (Vec::new(), Vec::new());
         let finish = loop {
             if self.bad.is_some() {
                 break Finish::Numeric;
@@ -154,36 +155,28 @@ impl<'e> Session<'e> {
             if cancel.load(Ordering::Relaxed) {
                 return Err(EngineError::Cancelled);
             }
-            let step = tokens.len() as u32;
-            self.engine.backend.logits(&self.x_final, &mut self.logits);
-            let token = request.params.sample(&self.logits, step);
-            leaves.push(trace_leaf(step, token, &self.x_final));
-            tokens.push(token);
+            self.engine.device.logits(&self.x_final, &mut self.logits)?;
+            let (token, finish) = output.choose(request.params, &self.x_final, &self.logits);
             on_token(token);
-            if let Some(finish) = ending.push(token) {
+            if let Some(finish) = finish {
                 break finish;
             }
             self.step(token)?;
         };
-        let trace_root = trace_root(&leaves);
-        Ok(Generation { tokens, finish, leaves, trace_root })
+        Ok(output.finish(finish))
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        self.engine.pages.lock().give(self.pages.drain(..));
     }
 }
 
 impl<'a> Request<'a> {
     /// Checks every bound; answers what follows the output to its end.
-    pub(super) fn check<'e>(&self, engine: &'e Engine) -> Result<Ending<'e, 'a>, EngineError> {
-        self.params.validate()?;
-        if self.prompt.is_empty() {
-            return Err(EngineError::invalid("prompt", "empty", "at least one token"));
-        }
-        engine.check_tokens("prompt", self.prompt)?;
-        let total = self.prompt.len() + self.max_output as usize;
-        let context = engine.arch().context;
-        if total > context as usize {
-            let bound = format!("at most the context of {context}");
-            return Err(EngineError::invalid("prompt and max_output together", total, bound));
-        }
-        Ending::new(&engine.arch().eos, self.max_output, self.stop)
+    pub(super) fn check(&self, engine: &Engine) -> Result<Ending<'a>, EngineError> {
+        engine.check_request(self.prompt, self.params, self.max_output)?;
+        Ending::new(&engine.arch().eos, self.max_output, self.stop.strings, self.stop.pieces)
     }
 }

@@ -1,0 +1,351 @@
+//! Continuous batching: many generations at once, each step computing the next positions of all of them together.
+//!
+//! Every generation that waits for its next token gets one position a step, and prompts what room is left, in the
+//! order of arrival. Where pages run out, what came last gives its own back and is computed again later. None of this
+//! can be seen in a result: it is the one that the generation would have alone.
+
+use std::collections::VecDeque;
+
+use half::f16;
+
+use super::ending::{Ending, Finish};
+use super::error::EngineError;
+use super::output::Output;
+use super::pages::{Found, Held};
+use super::session::Generation;
+use super::{Engine, Pieces, CHUNK};
+use crate::canon::{Run, SamplingParams, PAGE};
+
+/// Rows of logits that are computed together.
+const HEAD_ROWS: usize = 16;
+
+/// What to generate.
+#[derive(Clone, Debug)]
+pub struct Job {
+    pub prompt: Vec<u32>,
+    pub params: SamplingParams,
+    pub max_output: u32,
+    pub stop: Vec<String>,
+    /// How many of the likeliest tokens to tell beside each token, where probabilities are wanted at all.
+    pub logprobs: Option<usize>,
+}
+
+/// What happens to a job.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    Token {
+        token: u32,
+        logprobs: Option<Logprobs>,
+    },
+    /// The last one.
+    Finished(Generation),
+}
+
+/// Natural logarithms of probabilities by the model alone, whatever the sampling. Not canonical: nothing is committed
+/// to them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Logprobs {
+    /// Of the token.
+    pub token: f64,
+    /// The likeliest tokens, falling.
+    pub top: Vec<(u32, f64)>,
+}
+
+/// How much is computed at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most generations that run at once; more wait.
+    pub running: usize,
+    /// Most positions of prompts in a step in which generations wait for their next token.
+    pub prompt_beside: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { running: 64, prompt_beside: 64 }
+    }
+}
+
+/// Generations on one engine.
+pub struct Batch<'e> {
+    engine: &'e Engine,
+    pieces: &'e dyn Pieces,
+    limits: Limits,
+    waiting: VecDeque<Entry<'e>>,
+    /// In the order in which they were admitted.
+    running: Vec<Entry<'e>>,
+    logits: Vec<f32>,
+}
+
+struct Entry<'e> {
+    id: u64,
+    params: SamplingParams,
+    logprobs: Option<usize>,
+    /// Prompt and output.
+    tokens: Vec<u32>,
+    output: Output<'e>,
+    /// Positions whose keys and values are on `table`.
+    computed: usize,
+    table: Vec<u32>,
+    /// The first pages of `table`, which are in the tree.
+    held: Held,
+    /// Whether a store was not finite.
+    bad: bool,
+    /// Of the last position, when all are computed.
+    x_final: Vec<f16>,
+}
+
+impl Entry<'_> {
+    fn left(&self) -> usize {
+        self.tokens.len() - self.computed
+    }
+
+    /// Gives all pages back; what they hold stays to be found.
+    fn release(&mut self, engine: &Engine) {
+        let mut pages = engine.pages.lock();
+        let shared = self.held.len();
+        let mut own = self.table.drain(..).skip(shared);
+        let rest = &self.tokens[shared * PAGE..self.computed.max(shared * PAGE)];
+        let tail = (!self.bad && !rest.is_empty()).then(|| own.next()).flatten().map(|page| (rest, page));
+        pages.release(std::mem::take(&mut self.held), tail);
+        pages.give(own);
+        self.computed = 0;
+        self.bad = false;
+    }
+}
+
+impl<'e> Batch<'e> {
+    /// A batch without jobs. `pieces` are what stop strings are looked for in.
+    pub fn new(engine: &'e Engine, pieces: &'e dyn Pieces, limits: Limits) -> Self {
+        Self { engine, pieces, limits, waiting: VecDeque::new(), running: Vec::new(), logits: Vec::new() }
+    }
+
+    /// Adds a job under a number that no other job of the batch has. Fails where the job could never be computed.
+    pub fn push(&mut self, id: u64, job: Job) -> Result<(), EngineError> {
+        let Job { prompt, params, max_output, stop, logprobs } = job;
+        self.engine.check_request(&prompt, &params, max_output)?;
+        let ending = Ending::new(&self.engine.arch().eos, max_output, &stop, self.pieces)?;
+        let wanted = (prompt.len() + max_output as usize).div_ceil(PAGE);
+        let total = self.engine.pages.lock().total();
+        if wanted > total {
+            return Err(EngineError::NoPages { wanted, total });
+        }
+        let output = Output::new(ending);
+        self.waiting.push_back(Entry {
+            id,
+            params,
+            logprobs,
+            tokens: prompt,
+            output,
+            computed: 0,
+            table: Vec::new(),
+            held: Held::default(),
+            bad: false,
+            x_final: Vec::new(),
+        });
+        Ok(())
+    }
+
+    /// Forgets a job.
+    pub fn cancel(&mut self, id: u64) {
+        self.waiting.retain(|entry| entry.id != id);
+        if let Some(at) = self.running.iter().position(|entry| entry.id == id) {
+            self.running.remove(at).release(self.engine);
+        }
+    }
+
+    /// Whether nothing is left to compute.
+    pub fn is_empty(&self) -> bool {
+        self.running.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Jobs that have pages.
+    pub fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Jobs that wait for pages, or for their turn.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Computes the next positions and tells what came of them. After an error nothing that was computed is used: all
+    /// jobs begin again from the tokens they have.
+    pub fn step(&mut self, on_event: &mut dyn FnMut(u64, Event)) -> Result<(), EngineError> {
+        let result = self.admit().and_then(|()| {
+            let shares = self.shares();
+            self.compute(&shares)?;
+            self.choose(on_event)
+        });
+        if result.is_err() {
+            while self.preempt_last() {}
+        }
+        result
+    }
+
+    /// Lets jobs in as long as there are pages for all tokens they have.
+    fn admit(&mut self) -> Result<(), EngineError> {
+        while self.running.len() < self.limits.running {
+            let Some(entry) = self.waiting.front_mut() else { break };
+            let mut pages = self.engine.pages.lock();
+            // The last position is computed anyway: the next token comes from it.
+            let Found { held, pages: found, tail } = pages.find(&entry.tokens[..entry.tokens.len() - 1]);
+            let wanted = (entry.tokens.len() + 1).div_ceil(PAGE) - found.len();
+            if !self.running.is_empty() && pages.available() < wanted {
+                pages.release(held, None);
+                break;
+            }
+            entry.computed = found.len() * PAGE;
+            entry.table = found;
+            entry.held = held;
+            if let Some((from, len)) = tail {
+                if let Some(page) = pages.take() {
+                    entry.table.push(page);
+                    self.engine.device.copy_page(from, page)?;
+                    entry.computed += len;
+                }
+            }
+            drop(pages);
+            self.running.extend(self.waiting.pop_front());
+        }
+        Ok(())
+    }
+
+    /// Sends the job that was admitted last back to wait.
+    fn preempt_last(&mut self) -> bool {
+        let Some(mut entry) = self.running.pop() else { return false };
+        entry.release(self.engine);
+        self.waiting.push_front(entry);
+        true
+    }
+
+    /// How many positions each running job gets in this step, with pages for them.
+    fn shares(&mut self) -> Vec<usize> {
+        let decoding = self.running.iter().filter(|entry| entry.left() == 1).count();
+        let mut room = if decoding > 0 { self.limits.prompt_beside.max(1) } else { CHUNK };
+        let mut shares = Vec::new();
+        while let Some(entry) = self.running.get(shares.len()) {
+            let share = if entry.left() == 1 { 1 } else { entry.left().min(room) };
+            if self.make_room(shares.len(), share) {
+                room -= if share > 1 { share } else { 0 };
+                shares.push(share);
+            }
+        }
+        shares
+    }
+
+    /// Pages for `share` more positions of the job at `at`, if need be those of jobs that were admitted after it, or
+    /// else the job goes itself.
+    fn make_room(&mut self, at: usize, share: usize) -> bool {
+        loop {
+            let entry = &mut self.running[at];
+            if entry.table.len() * PAGE >= entry.computed + share {
+                return true;
+            }
+            let page = self.engine.pages.lock().take();
+            match page {
+                Some(page) => entry.table.push(page),
+                None => {
+                    let own = self.running.len() - 1 == at;
+                    self.preempt_last();
+                    if own {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    fn compute(&mut self, shares: &[usize]) -> Result<(), EngineError> {
+        let with_share = || self.running.iter().zip(shares).filter(|(_, share)| **share > 0);
+        let runs: Vec<Run<'_>> = with_share()
+            .map(|(entry, share)| Run {
+                tokens: &entry.tokens[entry.computed..entry.computed + share],
+                first: entry.computed,
+                pages: &entry.table,
+            })
+            .collect();
+        if runs.is_empty() {
+            return Ok(());
+        }
+        let step = self.engine.device.forward(&runs, None)?;
+        let width = self.engine.arch().width as usize;
+        let mut row = 0;
+        let mut pages = self.engine.pages.lock();
+        for (entry, share) in self.running.iter_mut().zip(shares).filter(|(_, share)| **share > 0) {
+            entry.bad |= step.finite[row..row + share].contains(&false);
+            entry.computed += share;
+            row += share;
+            if !entry.bad {
+                while (entry.held.len() + 1) * PAGE <= entry.computed {
+                    let i = entry.held.len();
+                    let tokens = &entry.tokens[i * PAGE..(i + 1) * PAGE];
+                    entry.table[i] = pages.share(&mut entry.held, tokens, entry.table[i]);
+                }
+            }
+            if entry.left() == 0 {
+                entry.x_final.clear();
+                entry.x_final.extend(&step.x_final[(row - 1) * width..row * width]);
+            }
+        }
+        Ok(())
+    }
+
+    /// The next token of each job whose positions are all computed.
+    fn choose(&mut self, on_event: &mut dyn FnMut(u64, Event)) -> Result<(), EngineError> {
+        let vocab = self.engine.arch().vocab as usize;
+        let mut ended: Vec<(usize, Finish)> = Vec::new();
+        let mut ready: Vec<(usize, &mut Entry<'e>)> = Vec::new();
+        for (i, entry) in self.running.iter_mut().enumerate().filter(|(_, entry)| entry.left() == 0) {
+            match entry.bad {
+                true => ended.push((i, Finish::Numeric)),
+                false => ready.push((i, entry)),
+            }
+        }
+        for some in ready.chunks_mut(HEAD_ROWS) {
+            let x: Vec<_> = some.iter().flat_map(|(_, entry)| entry.x_final.iter().copied()).collect();
+            self.logits.resize(some.len() * vocab, 0.0);
+            self.engine.device.logits(&x, &mut self.logits)?;
+            for ((i, entry), logits) in some.iter_mut().zip(self.logits.chunks_exact(vocab)) {
+                let (token, finish) = entry.output.choose(&entry.params, &entry.x_final, logits);
+                let logprobs = entry.logprobs.map(|top| Logprobs::new(token, top, logits));
+                entry.tokens.push(token);
+                on_event(entry.id, Event::Token { token, logprobs });
+                ended.extend(finish.map(|finish| (*i, finish)));
+            }
+        }
+        ended.sort_by_key(|(i, _)| *i);
+        for (i, finish) in ended.into_iter().rev() {
+            let mut entry = self.running.remove(i);
+            entry.release(self.engine);
+            on_event(entry.id, Event::Finished(entry.output.finish(finish)));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        self.running.iter_mut().for_each(|entry| entry.release(self.engine));
+    }
+}
+
+impl Logprobs {
+    fn new(token: u32, top: usize, logits: &[f32]) -> Self {
+        let max = logits.iter().fold(f32::NEG_INFINITY, |max, x| max.max(*x));
+        let sum: f64 = logits.iter().map(|x| f64::from(x - max).exp()).sum();
+        let of = |logit: f32| f64::from(logit - max) - sum.ln();
+        let mut best: Vec<(u32, f32)> = Vec::new();
+        for (id, logit) in (0..).zip(logits) {
+            if best.len() < top || best.last().is_some_and(|(_, least)| logit > least) {
+                let at = best.partition_point(|(_, other)| other >= logit);
+                best.insert(at, (id, *logit));
+                best.truncate(top);
+            }
+        }
+        Self {
+            token: of(logits[token as usize]),
+            top: best.into_iter().map(|(id, logit)| (id, of(logit))).collect(),
+        }
+    }
+}
