@@ -28,8 +28,7 @@ fn arch() -> Architecture {
 }
 
 fn engine(model: &Arc<RandomDecoder>, positions: usize) -> Engine {
-    let options =
-        Options { threads: 2, huge_pages: false, positions: Some(positions), ..Options::default() };
+    let options = Options { threads: 2, huge_pages: false, positions: Some(positions), ..Options::default() };
     Engine::new(model.clone(), options).unwrap()
 }
 

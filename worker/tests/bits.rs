@@ -183,9 +183,8 @@ fn runs_are_independent() {
             [2, 2, 2, 2, 2],
         ];
         let lens: Vec<usize> = (0..5).map(|i| steps.iter().map(|step| step[i]).sum()).collect();
-        let prompts: Vec<Vec<u32>> = (0..5)
-            .map(|i| tokens(lens[i] + 3 * i, reference.arch().vocab)[3 * i..].to_vec())
-            .collect();
+        let prompts: Vec<Vec<u32>> =
+            (0..5).map(|i| tokens(lens[i] + 3 * i, reference.arch().vocab)[3 * i..].to_vec()).collect();
         let alone: Vec<Forward> = prompts.iter().map(|prompt| run(&reference, prompt, &[]).forward).collect();
         for (isa, threads) in Isa::available().into_iter().flat_map(|isa| [1, 2, 3].map(|n| (isa, n))) {
             let cpu = Cpu::new(model.clone(), isa, threads, PAGES).unwrap().with_all_threads();
@@ -224,7 +223,8 @@ fn pages_are_copied() {
     let reference = Reference::new(model);
     let (first, second) = (tokens(100, 131), [tokens(60, 131), vec![7; 50]].concat());
     for device in [&cpu as &dyn Device, &reference] {
-        let run = |tokens, first, page| device.forward(&[Run { tokens, first, pages: &[page] }], None).unwrap();
+        let run =
+            |tokens, first, page| device.forward(&[Run { tokens, first, pages: &[page] }], None).unwrap();
         let width = device.arch().width as usize;
         let whole = run(&first, 0, 2);
         device.copy_page(2, 5).unwrap();

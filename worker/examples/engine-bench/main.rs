@@ -49,7 +49,8 @@ fn measure(cpu: &dyn Device, case: Case) -> f64 {
     let forward = |tokens: &[u32], first| {
         cpu.forward(&[Run { tokens, first, pages: &pages }], None).expect("a processor does not fail").x_final
     };
-    let head = |x: &[half::f16], logits: &mut [f32]| cpu.logits(x, logits).expect("a processor does not fail");
+    let head =
+        |x: &[half::f16], logits: &mut [f32]| cpu.logits(x, logits).expect("a processor does not fail");
     let width = cpu.arch().width as usize;
     let mut logits = vec![0.0; vocab as usize];
     let start = Instant::now();
@@ -130,7 +131,11 @@ fn main() {
     let peer = peer.map(|program| Llama::new(program).unwrap_or_else(|e| panic!("the peer: {e}")));
     let engines: Vec<Vec<(Isa, Cpu<Resident<Model>>)>> = threads
         .iter()
-        .map(|n| isas.iter().map(|isa| (*isa, Cpu::new(model.clone(), *isa, *n, PAGES).expect("threads"))).collect())
+        .map(|n| {
+            isas.iter()
+                .map(|isa| (*isa, Cpu::new(model.clone(), *isa, *n, PAGES).expect("threads")))
+                .collect()
+        })
         .collect();
     println!("SmolLM2-135M, f16; tokens/s, median of {rounds} (best)");
     if let Some(peer) = &peer {

@@ -146,7 +146,8 @@ impl Cache<'_> {
 
     /// Keys and values of positions 0 to this one.
     fn history(&self, head: usize) -> (Vec<&[f16]>, Vec<&[f16]>) {
-        let pages = self.table[..=self.position / PAGE].iter().map(|page| &self.stored[page][self.layer][head]);
+        let pages =
+            self.table[..=self.position / PAGE].iter().map(|page| &self.stored[page][self.layer][head]);
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         for head in pages {
             keys.extend(head.keys.iter().map(Vec::as_slice));

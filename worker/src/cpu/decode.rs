@@ -312,7 +312,16 @@ impl Pass<'_> {
         };
         // SAFETY: keys and values of the run are there, and nobody else writes them.
         unsafe {
-            self.attention(layer, head, chunk, queries_only, head * group, own.len(), &mut scratch.attend, out)
+            self.attention(
+                layer,
+                head,
+                chunk,
+                queries_only,
+                head * group,
+                own.len(),
+                &mut scratch.attend,
+                out,
+            )
         };
         scratch.own = queries;
     }

@@ -237,8 +237,10 @@ impl<M: Decoder> Device for Cpu<M> {
         let rows = runs.iter().enumerate().flat_map(|(run, of)| {
             of.tokens.iter().zip(of.first..).map(move |(token, position)| (*token, position, run))
         });
-        let rows: Vec<Row> =
-            rows.enumerate().map(|(index, (token, position, run))| Row { token, position, run, index }).collect();
+        let rows: Vec<Row> = rows
+            .enumerate()
+            .map(|(index, (token, position, run))| Row { token, position, run, index })
+            .collect();
         let weights = self.model.weights();
         let pass = Pass {
             kernels: self.kernels,

@@ -46,7 +46,12 @@ fn note(tap: &mut Vec<f32>, wanted: bool, rows: &[f32], stride: usize, start: us
 
 impl Pass<'_> {
     /// Computes `chunk` with as many threads as lanes.
-    pub(super) fn prefill<'l>(&self, pool: &mut Pool, lanes: &'l mut [Lane], chunk: &[Row]) -> &'l mut [Lane] {
+    pub(super) fn prefill<'l>(
+        &self,
+        pool: &mut Pool,
+        lanes: &'l mut [Lane],
+        chunk: &[Row],
+    ) -> &'l mut [Lane] {
         pool.each(lanes, |worker, lane| {
             lane.take(chunk, worker);
             self.prefill_lane(worker, lane);

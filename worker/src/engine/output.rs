@@ -20,7 +20,12 @@ impl<'p> Output<'p> {
 
     /// Chooses the next token from the activations of the last position and their logits; why the output ends with it,
     /// if it does.
-    pub fn choose(&mut self, params: &SamplingParams, x_final: &[f16], logits: &[f32]) -> (u32, Option<Finish>) {
+    pub fn choose(
+        &mut self,
+        params: &SamplingParams,
+        x_final: &[f16],
+        logits: &[f32],
+    ) -> (u32, Option<Finish>) {
         let step = self.tokens.len() as u32;
         let token = params.sample(logits, step);
         self.leaves.push(trace_leaf(step, token, x_final));

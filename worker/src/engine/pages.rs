@@ -144,8 +144,7 @@ impl Pages {
     pub fn release(&mut self, held: Held, tail: Option<(&[u32], u32)>) {
         if let Some((tokens, page)) = tail {
             let parent = held.path.last().copied();
-            let known =
-                self.children(parent).iter().any(|node| self.at(*node).tokens.starts_with(tokens));
+            let known = self.children(parent).iter().any(|node| self.at(*node).tokens.starts_with(tokens));
             if tokens.len() < LEAST_COPIED || known {
                 self.free.push(page);
             } else {
