@@ -9,6 +9,7 @@ use deepnode_worker::canon::{Architecture, SamplingParams};
 use deepnode_worker::engine::{self, Engine, Stop};
 use deepnode_worker::gateway::{seed, ApiKeys, Gateway, Settings};
 use deepnode_worker::model::{dequant::Encoding, import, synthetic, ChatMessage, Model};
+use futures::future::join_all;
 use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{json, Value};
 use tokio::net::TcpListener;
@@ -214,6 +215,27 @@ async fn one_seed_is_one_answer_whole_streamed_and_on_every_engine() {
     let drawn: i64 = response.headers()["x-deepnode-seed"].to_str().unwrap().parse().unwrap();
     let again = server.ask(CHAT, &chat(json!({ "seed": drawn, "max_tokens": 24 }))).await;
     assert_eq!(json_of(response).await["choices"], again["choices"]);
+}
+
+/// Requests that are computed together, some of them with a common beginning: each gets what it gets alone.
+#[tokio::test]
+async fn many_at_once_get_what_each_gets_alone() {
+    let requests: Vec<Value> = (0..24)
+        .map(|i| {
+            let text = format!("Number {} is {}", i % 5, "very ".repeat(i % 7 * 3));
+            json!({
+                "model": "test", "max_tokens": 5 + i % 13, "seed": i, "n": 1 + i % 2,
+                "messages": [{ "role": "user", "content": text }],
+            })
+        })
+        .collect();
+    let alone = Server::start(&SMALL, engine(&SMALL), Settings { parallel: 1, ..Default::default() }).await;
+    let together = Server::small().await;
+    let answers = join_all(requests.iter().map(|request| together.ask(CHAT, request))).await;
+    for (request, answer) in requests.iter().zip(answers) {
+        assert_eq!(alone.ask(CHAT, request).await["choices"], answer["choices"]);
+    }
+    together.until("running", 0).await;
 }
 
 #[tokio::test]
@@ -434,7 +456,7 @@ async fn keys_and_names_guard_the_machine() {
 
 #[tokio::test]
 async fn a_full_queue_says_so_and_who_goes_away_makes_room() {
-    let server = Server::slow(Settings { queue: 1, ..Default::default() }).await;
+    let server = Server::slow(Settings { parallel: 1, queue: 1, ..Default::default() }).await;
     let mut running = server.send(CHAT, &long()).await.unwrap();
     running.chunk().await.unwrap();
     server.until("running", 1).await;

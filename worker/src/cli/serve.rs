@@ -25,7 +25,10 @@ pub(super) struct Serve {
     /// What requests may call the model besides its id; its own name by default.
     #[arg(long)]
     name: Option<String>,
-    /// Requests that may wait while one is computed; more are told to come back.
+    /// Requests that are computed at once, each a bit slower than alone.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    parallel: u32,
+    /// Requests that may wait besides; more are told to come back.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=4096))]
     queue: u32,
     /// Seconds in which a request must be answered, its time in the queue included.
@@ -59,6 +62,7 @@ impl Serve {
             let settings = Settings {
                 name,
                 keys,
+                parallel: self.parallel as usize,
                 queue: self.queue as usize,
                 timeout: Duration::from_secs(self.timeout.into()),
                 drain: Duration::from_secs(self.drain.into()),

@@ -53,7 +53,9 @@ pub struct Settings {
     /// A name of the model besides its id.
     pub name: Option<String>,
     pub keys: ApiKeys,
-    /// Requests that may wait while one is computed; beyond them the answer is 429.
+    /// Requests that are computed at once.
+    pub parallel: usize,
+    /// Requests that may wait besides; beyond them the answer is 429.
     pub queue: usize,
     /// From a request's arrival to the end of its answer.
     pub timeout: Duration,
@@ -66,6 +68,7 @@ impl Default for Settings {
         Self {
             name: None,
             keys: ApiKeys::default(),
+            parallel: 64,
             queue: 64,
             timeout: Duration::from_secs(600),
             drain: Duration::from_secs(30),
@@ -89,7 +92,7 @@ impl Gateway {
     /// A gateway to `engine`, which computes `model`. Starts the thread that computes.
     pub fn new(model: Arc<Model>, engine: Engine, settings: Settings) -> std::io::Result<Arc<Self>> {
         let metrics = Arc::new(Metrics::default());
-        let scheduler = Scheduler::start(model.clone(), engine, settings.queue, metrics.clone())?;
+        let scheduler = Scheduler::start(model.clone(), engine, settings.parallel, settings.queue, metrics.clone())?;
         let id = hex::encode(model.id());
         Ok(Arc::new(Self { model, id, settings, scheduler, metrics, since: unix_seconds() }))
     }

@@ -1,11 +1,11 @@
-//! Who computes when: one generation after the other, in the order of arrival, on a thread of its own.
+//! Who computes when: a thread of its own computes several requests at once, in steps; more wait in the order of arrival.
 //!
 //! This is all that the rest knows: [`Scheduler::reserve`] a place, [`Place::submit`] a job, read [`Events`]; dropping
-//! the events cancels the job. A scheduler that computes several at a time has its room here.
+//! the events cancels the job.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,13 +13,10 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::{mpsc, watch};
 
 use super::metrics::Metrics;
-use crate::canon::SamplingParams;
-use crate::engine::{Engine, EngineError, Finish, Request, Session, Stop};
+use crate::canon::{DeviceError, SamplingParams};
+use crate::engine::{self, Batch, Engine, EngineError, Finish, Limits};
 use crate::metrics::Metrics as Gauges;
 use crate::model::Model;
-
-/// Least capacity of a session, in positions: a conversation that grows is seldom computed anew.
-const LEAST_CAPACITY: usize = 2048;
 
 /// What to generate: one or more answers to one prompt.
 #[derive(Debug)]
@@ -62,8 +59,10 @@ pub struct Scheduler {
 struct Shared {
     state: Mutex<State>,
     work: Condvar,
-    /// Most places besides the one that is computed.
-    limit: usize,
+    /// Most jobs that are computed at once.
+    parallel: usize,
+    /// Most places besides those.
+    queue: usize,
     aborted: watch::Sender<bool>,
     metrics: Arc<Metrics>,
 }
@@ -86,24 +85,26 @@ struct Waiting {
 }
 
 impl Scheduler {
-    /// Starts the thread; `limit` requests may wait while one is computed.
+    /// Starts the thread; `queue` requests may wait while `parallel` are computed.
     pub fn start(
         model: Arc<Model>,
         engine: Engine,
-        limit: usize,
+        parallel: usize,
+        queue: usize,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             work: Condvar::new(),
-            limit,
+            parallel: parallel.max(1),
+            queue,
             aborted: watch::Sender::new(false),
             metrics,
         });
         let worker = shared.clone();
         std::thread::Builder::new()
             .name("gateway".into())
-            .spawn(move || Turns { model: &model, engine: &engine, shared: &worker, session: None }.run())?;
+            .spawn(move || Steps { model: &model, engine: &engine, shared: &worker, open: BTreeMap::new() }.run())?;
         Ok(Self { shared })
     }
 
@@ -113,8 +114,9 @@ impl Scheduler {
         if state.closed {
             return Err(Refused::Closed);
         }
-        if state.places > self.shared.limit {
-            let waiting = state.places - 1;
+        let Shared { parallel, queue, .. } = *self.shared;
+        if state.places >= parallel + queue {
+            let waiting = state.places - parallel;
             return Err(Refused::Full { waiting, retry_after: self.shared.metrics.retry_after() });
         }
         state.places += 1;
@@ -208,87 +210,142 @@ impl Shared {
         self.metrics.queued.store(state.waiting.len() as u64, Ordering::Relaxed);
     }
 
-    /// Waits for the next job; none when the scheduler is gone.
-    fn take(&self) -> Option<Waiting> {
+    /// The next jobs, at most `most`; waits for one where `idle`. None when the scheduler is gone.
+    fn take(&self, most: usize, idle: bool) -> Option<Vec<Waiting>> {
         let mut state = self.state.lock();
-        loop {
-            if state.ended {
-                return None;
-            }
-            if let Some(next) = state.waiting.pop_front() {
-                self.gauge(&state);
-                return Some(next);
-            }
+        while idle && !state.ended && state.waiting.is_empty() {
             self.work.wait(&mut state);
         }
+        if state.ended {
+            return None;
+        }
+        let most = most.min(state.waiting.len());
+        let taken = state.waiting.drain(..most).collect();
+        self.gauge(&state);
+        Some(taken)
     }
 }
 
 /// The thread that computes.
-struct Turns<'e> {
+struct Steps<'e> {
     model: &'e Model,
     engine: &'e Engine,
     shared: &'e Shared,
-    /// The last sequence: what the next prompt shares with it, as the messages of a conversation so far, is not
-    /// computed again. It has no influence on an answer.
-    session: Option<Session<'e>>,
+    open: BTreeMap<u64, Open>,
 }
 
-impl Turns<'_> {
+/// A job that is computed.
+struct Open {
+    prompt: Vec<u32>,
+    /// Choices that have yet to be computed, one after the other: they share the prompt.
+    choices: VecDeque<SamplingParams>,
+    max_output: u32,
+    stop: Vec<String>,
+    events: mpsc::UnboundedSender<Result<Event, Failure>>,
+    cancel: Arc<AtomicBool>,
+}
+
+impl Open {
+    /// What the engine computes for the next choice; none after the last one.
+    fn next(&mut self) -> Option<engine::Job> {
+        Some(engine::Job {
+            prompt: self.prompt.clone(),
+            params: self.choices.pop_front()?,
+            max_output: self.max_output,
+            stop: self.stop.clone(),
+            logprobs: None,
+        })
+    }
+}
+
+impl<'e> Steps<'e> {
     fn run(mut self) {
-        let metrics = &self.shared.metrics;
-        while let Some(Waiting { job, events, cancel, .. }) = self.shared.take() {
-            let _running = Gauges::raise(&metrics.running);
+        let limits = Limits { running: self.shared.parallel, ..Limits::default() };
+        let fresh = || Batch::new(self.engine, self.model.tokenizer(), limits);
+        let mut batch = fresh();
+        while let Some(arrived) = self.shared.take(self.shared.parallel - self.open.len(), self.open.is_empty()) {
+            arrived.into_iter().for_each(|waiting| self.begin(waiting, &mut batch));
+            self.cancel(&mut batch);
             let began = Instant::now();
-            let outcome = catch_unwind(AssertUnwindSafe(|| self.compute(&job, &events, &cancel)));
-            metrics.busy(began.elapsed());
-            let count = |counter: &AtomicU64| Gauges::add(counter, 1);
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.step(&mut batch)));
+            self.shared.metrics.busy(began.elapsed());
             match outcome {
-                Ok(Ok(())) => count(&metrics.finished),
-                Ok(Err(EngineError::Cancelled)) => count(&metrics.cancelled),
+                Ok(Ok(())) => {}
+                // What is left of the batch is not known: nobody gets an answer from it.
                 Ok(Err(error)) => {
-                    self.session = None;
-                    let _ = events.send(Err(Failure::Engine(error)));
+                    self.fail(|| Failure::Engine(EngineError::Device(DeviceError(error.to_string()))));
+                    batch = fresh();
                 }
                 Err(_) => {
-                    self.session = None;
-                    let _ = events.send(Err(Failure::Crashed));
+                    self.fail(|| Failure::Crashed);
+                    let broken = std::mem::replace(&mut batch, fresh());
+                    let _ = catch_unwind(AssertUnwindSafe(|| drop(broken)));
                 }
+            }
+            self.shared.metrics.running.store(self.open.len() as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn begin(&mut self, waiting: Waiting, batch: &mut Batch<'e>) {
+        let Waiting { id, job: Job { prompt, choices, max_output, stop }, events, cancel } = waiting;
+        Gauges::add(&self.shared.metrics.prompt_tokens, prompt.len() as u64);
+        let mut open = Open { prompt, choices: choices.into(), max_output, stop, events, cancel };
+        let Some(first) = open.next() else { return };
+        match batch.push(id, first) {
+            Ok(()) => {
+                self.open.insert(id, open);
+            }
+            Err(error) => {
+                let _ = open.events.send(Err(Failure::Engine(error)));
             }
         }
     }
 
-    fn compute(
-        &mut self,
-        job: &Job,
-        events: &mpsc::UnboundedSender<Result<Event, Failure>>,
-        cancel: &AtomicBool,
-    ) -> Result<(), EngineError> {
-        let Job { prompt, choices, max_output, stop } = job;
-        let metrics = &self.shared.metrics;
-        let total = prompt.len() + *max_output as usize;
-        let session = match self.session.take() {
-            Some(session) if session.capacity() >= total => session,
-            old => {
-                // The old one goes first: there may be no room for both.
-                drop(old);
-                let context = self.engine.arch().context as usize;
-                let capacity = total.next_power_of_two().max(LEAST_CAPACITY).min(context).max(total);
-                self.engine.session(capacity)?
+    /// Forgets jobs that nobody waits for any more.
+    fn cancel(&mut self, batch: &mut Batch<'e>) {
+        self.open.retain(|id, open| {
+            let cancelled = open.cancel.load(Ordering::Relaxed);
+            if cancelled {
+                batch.cancel(*id);
+                Gauges::add(&self.shared.metrics.cancelled, 1);
             }
-        };
-        let session = self.session.insert(session);
-        Gauges::add(&metrics.prompt_tokens, prompt.len() as u64);
-        for params in choices {
-            let stop = Stop { strings: stop, pieces: self.model.tokenizer() };
-            let request = Request { prompt, params, max_output: *max_output, stop };
-            let mut on_token = |token| {
-                Gauges::add(&metrics.output_tokens, 1);
-                let _ = events.send(Ok(Event::Token(token)));
+            !cancelled
+        });
+    }
+
+    fn step(&mut self, batch: &mut Batch<'e>) -> Result<(), EngineError> {
+        let (open, metrics) = (&mut self.open, &self.shared.metrics);
+        let mut ended = Vec::new();
+        batch.step(&mut |id, event| {
+            let Some(open) = open.get(&id) else { return };
+            let event = match event {
+                engine::Event::Token { token, .. } => {
+                    Gauges::add(&metrics.output_tokens, 1);
+                    Event::Token(token)
+                }
+                engine::Event::Finished(generation) => {
+                    ended.push(id);
+                    Event::Finished(generation.finish)
+                }
             };
-            let generation = session.generate(&request, &mut on_token, cancel)?;
-            let _ = events.send(Ok(Event::Finished(generation.finish)));
+            let _ = open.events.send(Ok(event));
+        })?;
+        for id in ended {
+            match open.get_mut(&id).and_then(Open::next) {
+                Some(job) => batch.push(id, job)?,
+                None => {
+                    open.remove(&id);
+                    Gauges::add(&metrics.finished, 1);
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Ends all jobs without their answers.
+    fn fail(&mut self, why: impl Fn() -> Failure) {
+        for (_, open) in std::mem::take(&mut self.open) {
+            let _ = open.events.send(Err(why()));
+        }
     }
 }
