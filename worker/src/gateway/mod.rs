@@ -92,7 +92,8 @@ impl Gateway {
     /// A gateway to `engine`, which computes `model`. Starts the thread that computes.
     pub fn new(model: Arc<Model>, engine: Engine, settings: Settings) -> std::io::Result<Arc<Self>> {
         let metrics = Arc::new(Metrics::default());
-        let scheduler = Scheduler::start(model.clone(), engine, settings.parallel, settings.queue, metrics.clone())?;
+        let scheduler =
+            Scheduler::start(model.clone(), engine, settings.parallel, settings.queue, metrics.clone())?;
         let id = hex::encode(model.id());
         Ok(Arc::new(Self { model, id, settings, scheduler, metrics, since: unix_seconds() }))
     }

@@ -102,9 +102,9 @@ impl Scheduler {
             metrics,
         });
         let worker = shared.clone();
-        std::thread::Builder::new()
-            .name("gateway".into())
-            .spawn(move || Steps { model: &model, engine: &engine, shared: &worker, open: BTreeMap::new() }.run())?;
+        std::thread::Builder::new().name("gateway".into()).spawn(move || {
+            Steps { model: &model, engine: &engine, shared: &worker, open: BTreeMap::new() }.run()
+        })?;
         Ok(Self { shared })
     }
 
@@ -263,7 +263,9 @@ impl<'e> Steps<'e> {
         let limits = Limits { running: self.shared.parallel, ..Limits::default() };
         let fresh = || Batch::new(self.engine, self.model.tokenizer(), limits);
         let mut batch = fresh();
-        while let Some(arrived) = self.shared.take(self.shared.parallel - self.open.len(), self.open.is_empty()) {
+        while let Some(arrived) =
+            self.shared.take(self.shared.parallel - self.open.len(), self.open.is_empty())
+        {
             arrived.into_iter().for_each(|waiting| self.begin(waiting, &mut batch));
             self.cancel(&mut batch);
             let began = Instant::now();
