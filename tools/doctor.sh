@@ -23,6 +23,9 @@ fi
 if ! command -v "${CC:-cc}" >/dev/null; then
   report "the C compiler '${CC:-cc}' is missing. Get one from your package manager (Debian: apt-get install gcc libc6-dev; macOS: xcode-select --install)"
 fi
+if ! command -v "${CXX:-c++}" >/dev/null; then
+  report "the C++ compiler '${CXX:-c++}' is missing, which compiles the CUDA kernels for the tests' emulator. Get one from your package manager (Debian: apt-get install g++; macOS: xcode-select --install)"
+fi
 tools/install-cometbft.sh --check || problems=$((problems + 1))
 tools/fetch-model.sh --check || problems=$((problems + 1))
 

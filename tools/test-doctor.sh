@@ -40,10 +40,10 @@ refuses() {
   done
 }
 
-good=("rustc=rustc 99.0.0 (x)" "cargo=cargo 99.0.0" "cc=cc" "go=go1.99.1" "python3=")
+good=("rustc=rustc 99.0.0 (x)" "cargo=cargo 99.0.0" "cc=cc" "c++=c++" "go=go1.99.1" "python3=")
 
 machine
-refuses "cargo is missing" "rustc is missing" "rustup.rs" "C compiler 'cc' is missing" "Go is missing" "Python 3 is missing"
+refuses "cargo is missing" "rustc is missing" "rustup.rs" "C compiler 'cc' is missing" "C++ compiler 'c++' is missing" "Go is missing" "Python 3 is missing"
 machine "${good[@]}" "rustc=rustc 1.70.0 (x)"
 refuses "Rust 1.70.0 is too old"
 machine "${good[@]}" "go=go1.9"

@@ -5,6 +5,7 @@ pub mod canon;
 pub mod chain;
 pub mod cli;
 pub mod cpu;
+pub mod cuda;
 pub mod engine;
 pub mod gateway;
 pub mod journal;

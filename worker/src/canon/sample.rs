@@ -54,17 +54,30 @@ impl SamplingParams {
         Ok(())
     }
 
+    /// The temperature as the arithmetic has it.
+    pub fn temperature(&self) -> f32 {
+        micros(self.temperature_micros)
+    }
+
+    /// The nucleus as the arithmetic has it; 1 where none is given.
+    pub fn top_p(&self) -> f32 {
+        micros(if self.top_p_micros == 0 { MICROS } else { self.top_p_micros })
+    }
+
+    /// The generator's key.
+    pub fn key(&self) -> [u32; 2] {
+        [0, 4].map(|i| u32::from_le_bytes(std::array::from_fn(|j| self.seed[i + j])))
+    }
+
     /// The token of output step `step`. `logits` is indexed by token id and not empty.
     pub fn sample(&self, logits: &[f32], step: u32) -> u32 {
         if self.temperature_micros == 0 {
             return argmax(logits);
         }
-        let temperature = micros(self.temperature_micros);
+        let (temperature, top_p, key) = (self.temperature(), self.top_p(), self.key());
         let top_k = if self.top_k == 0 { MAX_TOP_K } else { self.top_k };
-        let top_p = micros(if self.top_p_micros == 0 { MICROS } else { self.top_p_micros });
         let mut candidates = top(logits, top_k as usize);
         nucleus(&mut candidates, temperature, top_p);
-        let key = [0, 4].map(|i| u32::from_le_bytes(std::array::from_fn(|j| self.seed[i + j])));
         let mut best = (f32::NEG_INFINITY, u32::MAX);
         for (logit, id) in candidates {
             let score = logit / temperature + gumbel(philox([step, id, 0, 0], key)[0]);

@@ -1,0 +1,27 @@
+//! Compiles the emulator together with the kernels that it runs.
+
+fn main() {
+    let kernels = "../kernels";
+    println!("cargo:rerun-if-changed={kernels}");
+    println!("cargo:rerun-if-changed=cpp");
+    let mut build = cc::Build::new();
+    // Where the machine that builds, which runs the tests, has the instruction: else fmaf is a call, with the same bits.
+    #[cfg(target_arch = "x86_64")]
+    if std::is_x86_feature_detected!("fma") && std::env::var("TARGET") == std::env::var("HOST") {
+        build.flag("-mfma");
+    }
+    build
+        .cpp(true)
+        .std("c++17")
+        .opt_level(2)
+        .debug(false)
+        .include("cpp")
+        .include(kernels)
+        // As nvcc's -fmad=false: a product and a sum are two roundings.
+        .flag("-ffp-contract=off")
+        // The kernels read halves as 16-byte vectors.
+        .flag("-fno-strict-aliasing")
+        .flag_if_supported("-Wno-unknown-pragmas")
+        .files(["cpp/emulator.cpp", "cpp/kernels.cpp"])
+        .compile("deepnode_emulator");
+}

@@ -1,0 +1,79 @@
+//! What the kernels' folder must hold, checked without any tool of CUDA's.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use deepnode_worker::canon::constants::*;
+use deepnode_worker::cuda::args;
+
+fn folder() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels"))
+}
+
+/// The sources, by name.
+fn sources() -> Vec<(String, String)> {
+    let mut sources: Vec<(String, String)> = std::fs::read_dir(folder())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "cu" || e == "cuh"))
+        .map(|path| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            (name, std::fs::read_to_string(path).unwrap())
+        })
+        .collect();
+    sources.sort();
+    sources
+}
+
+/// File and line of every wait in the kernels.
+pub fn waits() -> Vec<(String, u32)> {
+    let mut waits = Vec::new();
+    for (name, text) in sources().iter().filter(|(name, _)| name != "device.cuh") {
+        let lines = (1..).zip(text.lines());
+        let waiting =
+            lines.filter(|(_, line)| line.contains("barrier();") || line.contains("copies_wait();"));
+        waits.extend(waiting.map(|(number, _)| (name.clone(), number)));
+    }
+    waits
+}
+
+/// `constants.cuh` as it must be: the CPU's table in CUDA's words.
+fn constants() -> String {
+    let mut text = String::from(
+        "// Written from worker/src/canon/constants.rs, and compared with it by a test of the worker.\n\
+         #pragma once\n#include \"device.cuh\"\n\n",
+    );
+    let mut one = |name: &str, value: String| writeln!(text, "constexpr u32 {name} = {value};").unwrap();
+    let hex = |x: f32| format!("{:#010x}", x.to_bits());
+    one("BLOCK", BLOCK.to_string());
+    one("LOG2E", hex(LOG2E));
+    one("LN2_HI", hex(LN2_HI));
+    one("LN2_LO", hex(LN2_LO));
+    one("EXP_MIN", hex(EXP_MIN));
+    one("EXP_MAX", hex(EXP_MAX));
+    one("LOG_SPLIT", format!("{LOG_SPLIT:#010x}"));
+    one("PHILOX_ROUNDS", PHILOX_ROUNDS.to_string());
+    let mut several = |name: &str, bits: &[u32]| {
+        let values: Vec<String> = bits.iter().map(|bits| format!("{bits:#010x}")).collect();
+        writeln!(text, "TABLE u32 {name}[{}] = {{{}}};", bits.len(), values.join(", ")).unwrap();
+    };
+    several("EXP", &EXP.map(f32::to_bits));
+    several("LOG", &LOG.map(f32::to_bits));
+    several("PHILOX_M", &PHILOX_M);
+    several("PHILOX_W", &PHILOX_W);
+    text
+}
+
+#[test]
+fn constants_are_the_cpus() {
+    let path = folder().join("constants.cuh");
+    let found = std::fs::read_to_string(path).unwrap();
+    assert!(found == constants(), "kernels/constants.cuh must be:\n{}", constants());
+}
+
+#[test]
+fn every_kernel_is_there() {
+    for kernel in args::kernels() {
+        assert!(deepnode_emulator::args_of(kernel).is_some(), "{kernel}");
+    }
+}

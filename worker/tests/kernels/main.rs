@@ -1,0 +1,326 @@
+//! The CUDA kernels, compiled for the CPU, in the launches that a card gets: equal to the reference in every bit, whatever
+//! the schedule, and each of their waits is needed.
+
+mod emulated;
+mod files;
+
+use std::sync::Arc;
+
+use deepnode_emulator::Schedule;
+use deepnode_worker::canon::device::{Device, Forward, Point, Run, Tap, PAGE};
+use deepnode_worker::canon::random::RandomDecoder;
+use deepnode_worker::canon::reference::Reference;
+use deepnode_worker::canon::{Architecture, SamplingParams};
+use deepnode_worker::cuda::{Cuda, Room};
+use deepnode_worker::model::synthetic::small;
+use emulated::{Emulated, Mutants};
+
+/// Pages that a device has in these tests.
+const PAGES: usize = 40;
+
+/// Sizes with tails everywhere: rows, columns, chunks, more query heads a key head than a tile has.
+fn odd() -> Architecture {
+    Architecture {
+        layers: 2,
+        width: 202,
+        heads: 9,
+        kv_heads: 1,
+        head_dim: 22,
+        ffn: 331,
+        vocab: 1131,
+        context: 320,
+        eps: 1e-5,
+        rope_base: 10_000.0,
+        eos: vec![0],
+        tied: false,
+        qkv_bias: true,
+    }
+}
+
+/// Heads of more than one block and of more than one slice.
+fn wide_heads() -> Architecture {
+    Architecture { layers: 1, heads: 4, kv_heads: 2, head_dim: 160, width: 64, ffn: 24, vocab: 70, ..odd() }
+}
+
+/// So many columns that sums take several passes: of the products for few rows 4097, of the norm as well.
+fn long_rows() -> Architecture {
+    Architecture {
+        layers: 1,
+        heads: 1,
+        head_dim: 2,
+        width: 4200,
+        ffn: 4100,
+        vocab: 9,
+        qkv_bias: false,
+        ..odd()
+    }
+}
+
+/// Small, with heads in the proportions of a real model.
+fn plain() -> Architecture {
+    Architecture {
+        layers: 2,
+        heads: 6,
+        kv_heads: 3,
+        head_dim: 64,
+        width: 384,
+        ffn: 256,
+        vocab: 300,
+        tied: true,
+        qkv_bias: false,
+        ..odd()
+    }
+}
+
+fn tokens(n: usize, arch: &Architecture, seed: usize) -> Vec<u32> {
+    (0..n)
+        .map(|i| ((i * 7919 + seed * 104_729 + 13) as u32).wrapping_mul(2_654_435_761) % arch.vocab)
+        .collect()
+}
+
+/// The pages of sequence `which`, in no order, none of another sequence below 13.
+fn table(n: usize, which: usize) -> Vec<u32> {
+    (0..n.div_ceil(PAGE)).map(|i| ((which * 3 + i) * 7 % PAGES) as u32).collect()
+}
+
+fn cuda(model: &RandomDecoder, gpu: Emulated, rows: usize) -> Cuda<Emulated> {
+    Cuda::new(gpu, model, Room { rows, pages: Some(PAGES) }).unwrap()
+}
+
+/// Everything that a call of forward leaves, and logits of some rows.
+#[derive(PartialEq)]
+struct Left {
+    forward: Forward,
+    tapped: Vec<(u32, Point, Vec<u32>)>,
+    logits: Vec<u32>,
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Runs with every tensor of every layer tapped, and the head.
+fn everything(device: &dyn Device, runs: &[Run<'_>]) -> Left {
+    let mut tapped = Vec::new();
+    let mut sink = |layer, point, rows: &[f32]| tapped.push((layer, point, bits(rows)));
+    let mut tap = Tap { wants: &|_, _| true, sink: &mut sink };
+    let forward = device.forward(runs, Some(&mut tap)).unwrap();
+    let mut logits = vec![0.0; forward.finite.len() * device.arch().vocab as usize];
+    device.logits(&forward.x_final, &mut logits).unwrap();
+    Left { forward, tapped, logits: bits(&logits) }
+}
+
+/// Fails with the first tensor that differs, which names the kernel.
+fn assert_same(got: &Left, want: &Left, what: &str) {
+    assert_eq!(got.tapped.len(), want.tapped.len(), "{what}");
+    for ((layer, point, got), (_, _, want)) in got.tapped.iter().zip(&want.tapped) {
+        assert_eq!(got.len(), want.len(), "{what}: layer {layer} {point:?}");
+        let differ = got.iter().zip(want).position(|(a, b)| a != b);
+        assert_eq!(differ, None, "{what}: layer {layer} {point:?}: first element that differs");
+    }
+    assert!(got.forward == want.forward, "{what}: x_final or finite");
+    assert!(got.logits == want.logits, "{what}: logits");
+}
+
+/// Sequences of these lengths step together: a prompt for each, then single positions of all.
+fn batched(device: &dyn Device, lengths: &[usize], steps: usize) -> Vec<Left> {
+    let arch = device.arch().clone();
+    let all: Vec<Vec<u32>> = lengths.iter().enumerate().map(|(i, n)| tokens(n + steps, &arch, i)).collect();
+    let tables: Vec<Vec<u32>> = (0..all.len()).map(|i| table(all[i].len(), i)).collect();
+    let runs = |from: &dyn Fn(usize) -> usize, to: &dyn Fn(usize) -> usize| -> Vec<Run<'_>> {
+        let run = |i: usize| Run { tokens: &all[i][from(i)..to(i)], first: from(i), pages: &tables[i] };
+        (0..all.len()).map(run).collect()
+    };
+    let mut left = vec![everything(device, &runs(&|_| 0, &|i| lengths[i]))];
+    for step in 0..steps {
+        left.push(everything(device, &runs(&|i| lengths[i] + step, &|i| lengths[i] + step + 1)));
+    }
+    left
+}
+
+/// Compares every tensor, under every schedule.
+fn agree(arch: Architecture, lengths: &[usize], steps: usize, rows: usize) {
+    let model = Arc::new(RandomDecoder::new(arch, 1));
+    let want = batched(&Reference::new(model.clone()), lengths, steps);
+    for (i, schedule) in Schedule::ALL.into_iter().enumerate() {
+        let mut gpu = Emulated::new(schedule);
+        gpu.narrow = i % 2 == 1;
+        let got = batched(&cuda(&model, gpu, rows), lengths, steps);
+        for (step, (got, want)) in got.iter().zip(&want).enumerate() {
+            assert_same(got, want, &format!("{schedule:?}, step {step}, sequences {lengths:?}"));
+        }
+    }
+}
+
+/// One sequence over two page boundaries (128 and 256): prefilled in tiles, then one row at a time.
+#[test]
+fn one_sequence_over_pages() {
+    agree(odd(), &[126], 3, 512);
+    agree(odd(), &[255], 2, 50);
+}
+
+/// Batches of every width of kernel, with rows to spare in most.
+#[test]
+fn batches() {
+    agree(plain(), &[5, 1, 130], 2, 512);
+    for rows in [2, 7, 13, 32] {
+        let lengths: Vec<usize> = (0..rows).map(|i| 1 + i % 3).collect();
+        agree(Architecture { layers: 1, ..odd() }, &lengths, 1, 64);
+    }
+}
+
+#[test]
+fn heads_wider_than_a_block() {
+    agree(wide_heads(), &[130, 3], 1, 512);
+}
+
+#[test]
+fn rows_of_several_passes() {
+    agree(long_rows(), &[1], 1, 64);
+    agree(long_rows(), &[3, 2], 1, 64);
+}
+
+/// Steps that were recorded, without a tap, as a server runs them: whole generations, each token sampled on the device.
+#[test]
+fn generations_are_the_references() {
+    let sampled = SamplingParams {
+        temperature_micros: 900_000,
+        top_p_micros: 900_000,
+        top_k: 0,
+        seed: std::array::from_fn(|i| i as u8),
+    };
+    let cold = SamplingParams { top_p_micros: 0, top_k: 5, temperature_micros: 300_000, ..sampled };
+    let all = [SamplingParams::GREEDY, sampled, cold];
+    for arch in [Architecture { layers: 1, ..odd() }, small()] {
+        let model = Arc::new(RandomDecoder::new(arch.clone(), 2));
+        let prompts = [tokens(120, &arch, 1), tokens(3, &arch, 2), tokens(9, &arch, 3)];
+        let tables: Vec<Vec<u32>> = (0..3).map(|i| table(160, i)).collect();
+        let reference = Reference::new(model.clone());
+        for schedule in Schedule::ALL {
+            let device = cuda(&model, Emulated::new(schedule), 128);
+            let mut sequences = prompts.clone();
+            let mut first = [0; 3];
+            for step in 0..12 {
+                let runs = |_| -> Vec<Run<'_>> {
+                    let run = |i: usize| Run {
+                        tokens: &sequences[i][first[i]..],
+                        first: first[i],
+                        pages: &tables[i],
+                    };
+                    (0..3).map(run).collect()
+                };
+                let (got, want) =
+                    (device.forward(&runs(0), None).unwrap(), reference.forward(&runs(0), None).unwrap());
+                assert!(got == want, "{schedule:?}, step {step}");
+                let width = arch.width as usize;
+                let mut last = 0;
+                let rows: Vec<_> = (0..3)
+                    .flat_map(|i| {
+                        last += sequences[i].len() - first[i];
+                        got.x_final[(last - 1) * width..last * width].iter().copied()
+                    })
+                    .collect();
+                let drawn = device.sample(&rows, &all.map(|params| (params, step))).unwrap();
+                let mut logits = vec![0.0; 3 * arch.vocab as usize];
+                reference.logits(&rows, &mut logits).unwrap();
+                for (i, logits) in logits.chunks(arch.vocab as usize).enumerate() {
+                    assert_eq!(
+                        drawn[i],
+                        all[i].sample(logits, step),
+                        "{schedule:?}, step {step}, sequence {i}"
+                    );
+                    first[i] = sequences[i].len();
+                    sequences[i].push(drawn[i]);
+                }
+            }
+        }
+    }
+}
+
+/// Stores that overflow are zero and mark their row, and no other.
+#[test]
+fn overflow_marks_its_row() {
+    let mut model = RandomDecoder::new(odd(), 4);
+    model.scale_value_row(0, 5, 1e6);
+    let model = Arc::new(model);
+    let want = batched(&Reference::new(model.clone()), &[40, 3], 3);
+    let got = batched(&cuda(&model, Emulated::new(Schedule::ALL[0]), 512), &[40, 3], 3);
+    let finite = want[0].forward.finite.iter().filter(|finite| **finite).count();
+    assert!(finite > 0 && finite < 43, "{finite} of 43 rows are finite");
+    got.iter().zip(&want).for_each(|(got, want)| assert_same(got, want, "overflow"));
+}
+
+/// A copied page is the page.
+#[test]
+fn pages_are_copied() {
+    let model = Arc::new(RandomDecoder::new(odd(), 5));
+    let (reference, device) =
+        (Reference::new(model.clone()), cuda(&model, Emulated::new(Schedule::ALL[0]), 64));
+    let all = tokens(20, &odd(), 1);
+    for device in [&reference as &dyn Device, &device] {
+        device.forward(&[Run { tokens: &all[..19], first: 0, pages: &[3] }], None).unwrap();
+        device.copy_page(3, 8).unwrap();
+    }
+    let next = [Run { tokens: &all[19..], first: 19, pages: &[8] }];
+    assert_same(&everything(&device, &next), &everything(&reference, &next), "copied");
+}
+
+/// A device that is lost in the middle of a step gives an error, then and ever after; so does input that is out of range.
+#[test]
+fn failures_are_errors() {
+    let model = RandomDecoder::new(odd(), 6);
+    let mut gpu = Emulated::new(Schedule::ALL[0]);
+    gpu.fuse = Some(25);
+    let device = cuda(&model, gpu, 64);
+    let run = |tokens: &'static [u32], first, pages: &'static [u32]| Run { tokens, first, pages };
+    for (wrong, why) in [
+        (run(&[2000], 0, &[0]), "token is 2000, must be below 1131"),
+        (run(&[1], 128, &[0]), "1 pages for 129 positions"),
+        (run(&[1], 0, &[40]), "page is 40, must be below 40"),
+        (run(&[1], 320, &[0, 1, 2]), "1 tokens up to position 321"),
+        (run(&[], 0, &[0]), "0 tokens up to position 0"),
+    ] {
+        let error = device.forward(&[wrong], None).unwrap_err().to_string();
+        assert!(error.ends_with(why), "{error}");
+    }
+    let right = [run(&[1], 0, &[0])];
+    assert!(device.forward(&right, None).is_ok());
+    let lost = device.forward(&right, None).unwrap_err().to_string();
+    assert!(lost.contains("the device is lost"), "{lost}");
+    assert_eq!(device.forward(&right, None).unwrap_err().to_string(), lost);
+    assert_eq!(device.logits(&[], &mut []).map_err(|e| e.to_string()), Ok(()));
+    assert!(device.copy_page(0, 1).is_err());
+}
+
+/// Each kernel with any one of its waits left out gives another result, or a deadlock, under some schedule.
+#[test]
+fn every_wait_is_needed() {
+    let mutants = Arc::new(parking_lot::Mutex::new(Mutants::default()));
+    let params = SamplingParams { temperature_micros: 900_000, ..SamplingParams::GREEDY };
+    let try_out = |arch: Architecture, lengths: &[usize]| {
+        let device = cuda(&RandomDecoder::new(arch.clone(), 7), Emulated::with_mutants(mutants.clone()), 64);
+        for left in batched(&device, lengths, 1) {
+            let rows = left.forward.finite.len();
+            device.sample(&left.forward.x_final, &vec![(params, 0); rows.min(64)]).ok();
+        }
+    };
+    let small = Architecture { layers: 1, ..odd() };
+    for rows in [1, 2, 3, 7, 13, 20] {
+        try_out(small.clone(), &vec![1; rows]);
+    }
+    try_out(small.clone(), &[130, 3]);
+    try_out(wide_heads(), &[2]);
+    for rows in [1, 2, 3] {
+        try_out(long_rows(), &vec![1; rows]);
+    }
+    let noticed = &mutants.lock().noticed;
+    let missed: Vec<_> = noticed.iter().filter(|(_, noticed)| !**noticed).collect();
+    assert!(missed.is_empty(), "waits that nothing needs: {missed:?}");
+    // Every wait that the sources have was tried.
+    let mut tried: Vec<(&str, u32)> = noticed.keys().map(|(_, file, line)| (&file[..], *line)).collect();
+    tried.sort_unstable();
+    tried.dedup();
+    let waits: Vec<(String, u32)> = files::waits();
+    let waits: Vec<(&str, u32)> = waits.iter().map(|(file, line)| (&file[..], *line)).collect();
+    assert_eq!(tried, waits);
+}
