@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
-# Builds llama.cpp's llama-bench, the peer of `make bench-engine`, into .tools/bin: from the source package of
-# llama-cpp-python on PyPI, for this processor. Does nothing where it is there. Needs some minutes, once.
+# Builds llama.cpp's llama-bench and llama-batched-bench, the peers of `make bench-engine`, and llama-quantize, which
+# makes their quantised models, into .tools/bin: from the source package of llama-cpp-python on PyPI, for this processor.
+# Does nothing where they are there. Needs some minutes, once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 package=llama-cpp-python==0.3.36
 package_sha256=832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
-target=$PWD/.tools/bin/llama-bench
+programs=(llama-bench llama-batched-bench llama-quantize)
+bin=$PWD/.tools/bin
 stamp=$PWD/.tools/llama-bench.version
 
 fail() { echo "install-llama-bench: $*" >&2; exit 1; }
 
-if [[ -x $target && -f $stamp && $(<"$stamp") == "$package" ]]; then
-  echo "llama-bench of $package: $target"
+if [[ -f $stamp && $(<"$stamp") == "$package ${programs[*]}" ]] && (cd "$bin" && ls "${programs[@]}" >/dev/null 2>&1); then
+  echo "${programs[*]} of $package: $bin"
   exit 0
 fi
 python3 -m pip --version >/dev/null 2>&1 ||
@@ -38,13 +40,13 @@ if [[ ! $cmake ]]; then
   export PYTHONPATH=$work/cmake
   cmake=$work/cmake/bin/cmake
 fi
-echo "building llama-bench for this processor (some minutes)"
+echo "building ${programs[*]} for this processor (some minutes)"
 "$cmake" -S "$work/source/vendor/llama.cpp" -B "$work/build" -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON \
   -DBUILD_SHARED_LIBS=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF \
   -DLLAMA_BUILD_TOOLS=ON -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF >"$work/log" 2>&1 || { tail -n 30 "$work/log" >&2; fail "cmake failed"; }
 # What it compiles is its progress; its warnings are not ours.
-"$cmake" --build "$work/build" --target llama-bench --parallel "$(getconf _NPROCESSORS_ONLN)" 2>"$work/log" | grep --line-buffered '^\[' ||
+"$cmake" --build "$work/build" --target "${programs[@]}" --parallel "$(getconf _NPROCESSORS_ONLN)" 2>"$work/log" | grep --line-buffered '^\[' ||
   { tail -n 30 "$work/log" >&2; fail "the build failed"; }
-mv "$work/build/bin/llama-bench" "$target"
-echo "$package" >"$stamp"
-echo "llama-bench of $package: $target"
+for program in "${programs[@]}"; do mv "$work/build/bin/$program" "$bin/$program"; done
+echo "$package ${programs[*]}" >"$stamp"
+echo "${programs[*]} of $package: $bin"

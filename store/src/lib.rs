@@ -9,6 +9,7 @@ pub mod key;
 pub mod kv;
 pub mod overlay;
 pub mod proof;
+mod row_cache;
 pub mod sled;
 pub mod tree;
 

@@ -42,8 +42,8 @@ pub struct Start {
     /// Blocks that CometBFT keeps at least; 0 keeps all.
     #[arg(long, default_value_t = 0)]
     min_retain_blocks: u64,
-    /// Megabytes of the database's page cache.
-    #[arg(long, default_value_t = 1024)]
+    /// Megabytes of the database's caches.
+    #[arg(long, default_value_t = 1280)]
     cache_mb: u64,
     /// Log filter, such as `info` or `warn,deepnode_abci_server=debug`.
     #[arg(long, env = "DEEPNODE_LOG", default_value = "info")]

@@ -29,6 +29,7 @@ pub use snapshot::Snapshot;
 use crate::backend::{Backend, Op, Table};
 use crate::kv::after_prefix;
 use crate::overlay::Changes;
+use crate::row_cache::RowCache;
 use crate::sled::Sled;
 use crate::tree::{Hash, MAX_VALUE_LEN};
 use crate::{Range, StoreName};
@@ -41,8 +42,9 @@ pub type IndexChanges = BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>;
 /// How to open a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Bytes for the backend's page cache, as the backend counts them: a bound on what a large state may take, little of
-    /// it is used by a small one. A million keys want 1 GiB; with a quarter of it a block takes more than twice as long.
+    /// Bytes for caches: four fifths for the backend's pages, as it counts them, one for rows of the state that were read
+    /// or written lately, or fitted when the database was opened. A bound on what a large state may take; little of it is
+    /// used by a small one. A million keys want 1280 MiB; with a quarter of it a block takes more than twice as long.
     pub cache_bytes: u64,
     /// How many heights before the latest stay readable and provable, and can be rolled back to.
     pub keep: u64,
@@ -50,7 +52,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { cache_bytes: 1 << 30, keep: 100 }
+        Options { cache_bytes: 1280 << 20, keep: 100 }
     }
 }
 
@@ -93,7 +95,9 @@ impl Database {
         options: &Options,
         progress: &mut dyn FnMut(u64),
     ) -> DbResult<Self> {
-        Self::with_backend(Arc::new(Sled::open(dir, options.cache_bytes)?), dir, stores, options, progress)
+        let rows = options.cache_bytes / 5;
+        let backend = RowCache::new(Sled::open(dir, options.cache_bytes - rows)?, rows)?;
+        Self::with_backend(Arc::new(backend), dir, stores, options, progress)
     }
 
     /// Opens the database on a backend; `path` is only named in errors.
