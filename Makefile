@@ -38,7 +38,7 @@ lint: doctor ## Formatting and clippy
 test: ## All tests and the network's tour, with a table of where the time went (V=1: all output)
 	@tools/test.sh
 
-test-openai: programs ## OpenAI's own Python SDK against `deepnode-worker serve` with the real model (seconds)
+test-openai: programs ## OpenAI's own SDKs (Python, JavaScript) against `deepnode-worker serve` with the real model (seconds)
 	@tools/test-openai.sh
 
 test-chain-long: ## Fifty other random chains, each replayed in other processes, some minutes

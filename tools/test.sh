@@ -138,11 +138,11 @@ run_tests() {
 : >"$work/table"
 : >"$work/ignored"
 : >"$work/said"
-step "check of what the machine has" tools/doctor.sh
+step "check of what the machine has" eval 'tools/doctor.sh && tools/test-openai.sh --check'
 step "compiling programs and tests" compile
 quiet "tools/test-doctor.sh" '^$' tools/test-doctor.sh
 run_tests
-# OpenAI's SDK, unmodified.
+# OpenAI's SDKs, unmodified.
 quiet "tools/test-openai.sh" '^ok ' tools/test-openai.sh
 # A real network of 4 validators and 3 workers, and its tour.
 quiet "deepnode-localnet --demo" '== ' target/debug/deepnode-localnet --demo

@@ -16,6 +16,10 @@ pub enum ClientError {
     NoWorker { endpoint: String, reason: String },
     #[error("blob {digest}: {reason}")]
     Blob { digest: String, reason: String },
+    #[error("task {task} ended as {status}: the escrow is returned{}", if trouble.is_empty() { String::new() } else { format!(" ({trouble})") })]
+    Ended { task: u64, status: String, trouble: String },
+    #[error("the answer to task {task} is not good: {reason}")]
+    Answer { task: u64, reason: String },
     #[error("{what}: {message} ({code})")]
     Query { what: &'static str, code: tonic::Code, message: String },
     #[error("the node is of chain {got:?}, expected {expected:?}")]

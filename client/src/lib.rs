@@ -6,6 +6,7 @@ mod error;
 mod gas;
 pub mod keyring;
 pub mod serving;
+pub mod task;
 
 pub use client::{Client, Options};
 pub use error::ClientError;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use deepnode_worker::canon::{Architecture, SamplingParams};
 use deepnode_worker::engine::{self, Engine, Stop};
-use deepnode_worker::gateway::{seed, ApiKeys, Gateway, Settings};
+use deepnode_worker::gateway::{seed, ApiKeys, Gateway, Limits, Settings};
 use deepnode_worker::model::{dequant::Encoding, import, synthetic, ChatMessage, Model};
 use futures::future::join_all;
 use reqwest::{Client, Method, Response, StatusCode};
@@ -406,6 +406,13 @@ async fn bad_bodies_get_clean_errors() {
         (json, b"{\"temperature\":1e999}".to_vec(), 400, "number out of range"),
         (json, b"[]".to_vec(), 400, "must be an object"),
         (json, vec![b'['; 100_000], 400, "recursion limit"),
+        (
+            json,
+            format!("{{\"model\":\"test\",\"messages\":[{}1]}}", "[],".repeat(1_300_000)).into(),
+            400,
+            "messages[0]",
+        ),
+        (json, format!("{{{}\"a\":1}}", "\"a\":{},".repeat(500_000)).into(), 400, "model is missing"),
         (json, vec![b' '; 5 << 20], 413, "4194304"),
         ("text/plain", b"{}".to_vec(), 415, "must be application/json"),
     ] {
@@ -424,6 +431,22 @@ async fn bad_bodies_get_clean_errors() {
         assert_eq!(response.status().as_u16(), status, "{path}");
         assert!(json_of(response).await["error"]["message"].is_string());
     }
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let limits = Limits { body: Duration::from_millis(200), ..Limits::default() };
+    let server = Server::start(&SMALL, engine(&SMALL), Settings { limits, ..Settings::default() }).await;
+    let address = server.base.strip_prefix("http://").unwrap();
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{{\"mo"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    tokio::time::timeout(Duration::from_secs(20), stream.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 408");
 }
 
 #[tokio::test]

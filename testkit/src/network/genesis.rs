@@ -37,6 +37,8 @@ pub struct Setup {
     pub validators: u8,
     /// Least chance of an audit, millionths.
     pub audit_chance_ppm: u32,
+    /// The model's chat template; that of synthetic models by default.
+    pub template: Option<&'static str>,
     /// Changes of the application's genesis sections.
     pub changes: Value,
 }
@@ -44,7 +46,7 @@ pub struct Setup {
 impl Default for Setup {
     /// Four validators, every receipt audited.
     fn default() -> Self {
-        Self { validators: 4, audit_chance_ppm: 1_000_000, changes: json!({}) }
+        Self { validators: 4, audit_chance_ppm: 1_000_000, template: None, changes: json!({}) }
     }
 }
 
@@ -75,7 +77,7 @@ fn key(kind: u8, index: u8) -> SigningKey {
 pub(super) fn init(setup: Setup) -> Inner {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let app = App::open(&dir.path().join("state"), Options::default(), &mut |_| ()).expect("a new database");
-    let model = model(dir.path());
+    let model = model(dir.path(), setup.template);
     let mut validators = Vec::new();
     let mut staked = Vec::new();
     for index in 0..setup.validators {
@@ -141,15 +143,20 @@ pub(super) fn init(setup: Setup) -> Inner {
         model,
         consensus: consensus.into(),
         mempool: Default::default(),
+        broadcasts: Default::default(),
         nonce: Default::default(),
         dir,
     }
 }
 
 /// A small model of generated weights, imported into a folder.
-fn model(dir: &std::path::Path) -> Arc<Model> {
+fn model(dir: &std::path::Path, template: Option<&str>) -> Arc<Model> {
     let gguf = dir.join("small.gguf");
-    std::fs::write(&gguf, synthetic::gguf(&synthetic::small(), Encoding::F16, 7)).expect("it can be written");
+    let mut writer = synthetic::writer(&synthetic::small(), Encoding::F16, 7);
+    if let Some(template) = template {
+        writer.string("tokenizer.chat_template", template);
+    }
+    std::fs::write(&gguf, writer.finish()).expect("it can be written");
     let imported = import(&gguf, dir, &|_| {}).expect("the model can be imported");
     Arc::new(Model::open(&imported.path).expect("the model can be opened"))
 }

@@ -5,6 +5,7 @@
 mod agents;
 mod chain;
 mod genesis;
+mod grpc;
 mod user;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -18,6 +19,7 @@ use deepnode_client::ClientError;
 use deepnode_core::query::{Code, Status};
 use deepnode_core::{Time, UDN};
 use deepnode_proto::cosmos::auth::v1beta1::{QueryAccountInfoRequest, QueryAccountInfoResponse};
+use deepnode_proto::cosmos::base::abci::v1beta1::TxResponse;
 use deepnode_proto::cosmos::base::v1beta1::Coin;
 use deepnode_proto::deepnode::audits::v1::MsgRegisterAuditor;
 use deepnode_proto::tendermint_proto::google::protobuf::Timestamp as CometTimestamp;
@@ -37,6 +39,7 @@ use tokio::sync::oneshot;
 pub use agents::{engine_options, Agent, BOND};
 pub use chain::Account;
 pub use genesis::{Setup, CAPABILITY, CLASS, DN, FUNDS, UNIT_PRICE};
+pub use grpc::Node;
 pub use user::{responses, INPUT_TOKENS};
 
 pub const CHAIN_ID: &str = "deepnode-test-1";
@@ -68,6 +71,8 @@ struct Inner {
     /// Held while a block is made.
     consensus: Mutex<Consensus>,
     mempool: Mutex<Mempool>,
+    /// What became of transactions that came over gRPC, by hash; none while they wait.
+    broadcasts: Mutex<BTreeMap<String, Option<TxResponse>>>,
     /// Numbers unordered transactions.
     nonce: AtomicU32,
     dir: TempDir,
@@ -267,16 +272,25 @@ impl Network {
         }
         let account_number = info.account_number;
         let bytes = tx.sign(key, &SignerData { chain_id: CHAIN_ID.into(), account_number, sequence });
-        let bytes = Bytes::from(bytes);
-        let check = self.0.app.check_tx(&bytes, false).expect("CheckTx");
-        if check.code != 0 {
-            return Err(refused(&bytes, 0, check.code, check.codespace, check.log));
-        }
+        let receiver = self.check(&mut mempool, bytes.into())?;
         if order == Order::Sequence {
             mempool.sequences.insert(address, sequence + 1);
         }
+        Ok(receiver)
+    }
+
+    /// Puts a transaction that is signed into the mempool.
+    fn put(&self, tx: Bytes) -> Result<oneshot::Receiver<Outcome>, ClientError> {
+        self.check(&mut self.0.mempool.lock(), tx)
+    }
+
+    fn check(&self, mempool: &mut Mempool, tx: Bytes) -> Result<oneshot::Receiver<Outcome>, ClientError> {
+        let check = self.0.app.check_tx(&tx, false).expect("CheckTx");
+        if check.code != 0 {
+            return Err(refused(&tx, 0, check.code, check.codespace, check.log));
+        }
         let (sender, receiver) = oneshot::channel();
-        mempool.waiting.push((bytes, sender));
+        mempool.waiting.push((tx, sender));
         Ok(receiver)
     }
 

@@ -1,7 +1,7 @@
-//! What `serve` and `chat` have in common: one model on this machine, without a chain.
+//! What `serve`, `chat` and others have in common: one model on this machine.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{bail, Context};
@@ -16,10 +16,16 @@ use crate::model::{model_path, Model};
 const GGUF: &[u8; 4] = b"GGUF";
 
 #[derive(Debug, Args)]
-pub(super) struct Local {
+pub(super) struct ModelArg {
     /// A GGUF file (which is imported into the home's models first), an imported model's file, or its id.
     #[arg(long, value_name = "FILE|ID")]
     model: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Local {
+    #[command(flatten)]
+    model: ModelArg,
     /// Threads that compute; every core by default.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -28,7 +34,7 @@ pub(super) struct Local {
 impl Local {
     /// The model, every weight of it checked, and the engine that computes it.
     pub(super) fn load(&self, global: &Global) -> anyhow::Result<(Arc<Model>, Engine)> {
-        let path = self.path(&global.home.join("models"))?;
+        let path = self.model.path(global)?;
         let model = Model::open(&path)?;
         model.verify().with_context(|| path.display().to_string())?;
         let model = Arc::new(model);
@@ -37,9 +43,12 @@ impl Local {
         let engine = Engine::new(model.clone(), options)?;
         Ok((model, engine))
     }
+}
 
+impl ModelArg {
     /// The file of the imported model.
-    fn path(&self, models: &Path) -> anyhow::Result<PathBuf> {
+    pub(super) fn path(&self, global: &Global) -> anyhow::Result<PathBuf> {
+        let models = &global.home.join("models");
         let mut id = [0; 32];
         if hex::decode_to_slice(&self.model, &mut id).is_ok() {
             let path = model_path(models, &id);

@@ -3,6 +3,7 @@
 mod chat;
 mod config;
 mod daemon;
+mod gateway;
 mod init;
 mod local;
 mod models;
@@ -59,6 +60,8 @@ enum Command {
     Status(status::Args),
     /// Serves one model over an OpenAI-compatible HTTP API, without a chain
     Serve(Box<serve::Serve>),
+    /// Sells answers over the same API: each request is a task that the chain's workers answer and this key pays
+    Gateway(Box<gateway::Gateway>),
     /// Talks with one model in the terminal, without a chain
     Chat(chat::Chat),
 }
@@ -101,6 +104,7 @@ impl Cli {
             Command::Verify => daemon::verify(global),
             Command::Status(args) => status::run(global, args),
             Command::Serve(serve) => serve.run(global),
+            Command::Gateway(gateway) => gateway.run(global),
             Command::Chat(chat) => chat.run(global),
         }
     }

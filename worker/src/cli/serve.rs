@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use anyhow::{bail, Context};
 use clap::Args;
+use tokio::net::TcpListener;
 
 use super::local::{short_name, Local};
 use super::{block_on, daemon, Global};
-use crate::gateway::{check_listen, ApiKeys, Gateway, Settings};
+use crate::gateway::{check_listen, ApiKeys, Gateway, Limits, Settings};
 use crate::recheck;
 
+/// What `serve` and `gateway` have in common: how requests come in.
 #[derive(Debug, Args)]
-pub(super) struct Serve {
-    #[command(flatten)]
-    local: Local,
+pub(super) struct Listening {
     /// Where to listen; beyond loopback only with API keys.
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
@@ -24,8 +24,8 @@ pub(super) struct Serve {
     api_key_file: Option<PathBuf>,
     /// What requests may call the model besides its id; its own name by default.
     #[arg(long)]
-    name: Option<String>,
-    /// Requests that are computed at once, each a bit slower than alone.
+    pub(super) name: Option<String>,
+    /// Requests that are answered at once; where they are computed here, each is a bit slower than alone.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
     parallel: u32,
     /// Requests that may wait besides; more are told to come back.
@@ -37,38 +37,65 @@ pub(super) struct Serve {
     /// Seconds that requests under way get after SIGTERM or Ctrl-C.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(0..=3600))]
     drain: u32,
+    /// Connections at a time; more wait until one ends.
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    connections: u32,
+}
+
+impl Listening {
+    /// The API keys. Refuses to listen to strangers without any, before a model is loaded, which may take long.
+    pub(super) fn keys(&self) -> anyhow::Result<ApiKeys> {
+        let keys = match &self.api_key_file {
+            Some(path) => ApiKeys::read(path).context("--api-key-file")?,
+            None => ApiKeys::default(),
+        };
+        match check_listen(self.listen, &keys) {
+            Ok(()) => Ok(keys),
+            Err(reason) => bail!("{reason}"),
+        }
+    }
+
+    pub(super) async fn bind(&self) -> anyhow::Result<TcpListener> {
+        TcpListener::bind(self.listen).await.with_context(|| format!("--listen {}", self.listen))
+    }
+
+    pub(super) fn settings(&self, name: Option<String>, keys: ApiKeys) -> Settings {
+        Settings {
+            name,
+            keys,
+            parallel: self.parallel as usize,
+            queue: self.queue as usize,
+            limits: Limits { connections: self.connections as usize, ..Limits::default() },
+            timeout: Duration::from_secs(self.timeout.into()),
+            drain: Duration::from_secs(self.drain.into()),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    local: Local,
+    #[command(flatten)]
+    listening: Listening,
 }
 
 impl Serve {
     pub(super) fn run(self, global: &Global) -> anyhow::Result<()> {
         global.log();
-        let keys = match &self.api_key_file {
-            Some(path) => ApiKeys::read(path).context("--api-key-file")?,
-            None => ApiKeys::default(),
-        };
-        // Before the model is loaded, which may take long.
-        if let Err(reason) = check_listen(self.listen, &keys) {
-            bail!("{reason}");
+        let keys = self.listening.keys()?;
+        if keys.have_allowances() {
+            bail!("--api-key-file: udn_per_day is for `gateway`, answers of `serve` cost nothing");
         }
         block_on(async {
             let stop = daemon::stop()?;
-            let listener = tokio::net::TcpListener::bind(self.listen)
-                .await
-                .with_context(|| format!("--listen {}", self.listen))?;
+            let listener = self.listening.bind().await?;
             let (model, engine) = tokio::task::block_in_place(|| self.local.load(global))?;
-            let name = self.name.or_else(|| short_name(&model));
+            let name = self.listening.name.clone().or_else(|| short_name(&model));
             let id = hex::encode(model.id());
             tracing::info!(model = id, name, context = model.arch().context, "serving");
-            let settings = Settings {
-                name,
-                keys,
-                parallel: self.parallel as usize,
-                queue: self.queue as usize,
-                timeout: Duration::from_secs(self.timeout.into()),
-                drain: Duration::from_secs(self.drain.into()),
-            };
             let rechecked = recheck::watch(vec![model.clone()], recheck::EVERY);
-            let gateway = Gateway::new(model, engine, settings)?;
+            let gateway = Gateway::new(model, engine, self.listening.settings(name, keys))?;
             // For people and scripts: the base URL of an SDK.
             println!("http://{}/v1", listener.local_addr()?);
             tokio::select! {

@@ -1,5 +1,6 @@
 //! The answers to a request as they come, in text, and what carries them: `stream`, or one JSON body here.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use axum::http::header::HeaderName;
@@ -9,9 +10,11 @@ use axum::Json;
 use serde_json::{json, Value};
 use tokio::time::{timeout_at, Instant};
 
+use super::backend::{Events, Place};
+use super::calls::{Call, Calls, Offered, Piece};
 use super::errors::{ApiError, Result};
 use super::options::Options;
-use super::scheduler::{Event, Events, Place};
+use super::scheduler::Event;
 use super::text::Text;
 use super::{stream, unix_seconds, Gateway};
 use crate::engine::Finish;
@@ -60,9 +63,19 @@ impl Head {
         })
     }
 
-    /// Headers: the id, and the seed that sampled the answer, with which it can be had again.
-    pub fn headers(&self, mut response: Response) -> Response {
+    /// The id of a call of the answer.
+    pub fn call(&self, call: &Call) -> Value {
+        call.to_json(&self.id)
+    }
+
+    /// Headers: the id, the seed that sampled the answer, with which it can be had again, and what a chain says.
+    pub fn headers(&self, proof: Vec<(&'static str, String)>, mut response: Response) -> Response {
         let headers = response.headers_mut();
+        for (name, value) in proof {
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                headers.insert(HeaderName::from_static(name), value);
+            }
+        }
         if let Ok(id) = HeaderValue::from_str(&self.id) {
             headers.insert(HeaderName::from_static("x-request-id"), id);
         }
@@ -76,17 +89,23 @@ impl Head {
 /// One step of the answers.
 pub enum Part {
     Text { choice: u32, text: String },
-    End { choice: u32, rest: String, reason: &'static str },
+    Call { choice: u32, call: Call },
+    End { choice: u32, reason: &'static str },
 }
 
 /// The answers to one request, one choice after the other.
 pub struct Answer {
     gateway: Arc<Gateway>,
-    events: Events,
+    pub events: Events,
     stop: Vec<String>,
     pub choices: u32,
     choice: u32,
     text: Text,
+    /// Where calls are looked for.
+    offered: Option<Offered>,
+    calls: Option<Calls>,
+    /// Parts that come next.
+    ready: VecDeque<Part>,
     prompt_tokens: usize,
     output_tokens: u32,
     deadline: Instant,
@@ -95,8 +114,14 @@ pub struct Answer {
 impl Answer {
     /// The next part; none after the end of the last choice.
     pub async fn next(&mut self) -> Result<Option<Part>> {
-        let model = &self.gateway.model;
-        while self.choice < self.choices {
+        let model = self.gateway.model.clone();
+        loop {
+            if let Some(part) = self.ready.pop_front() {
+                return Ok(Some(part));
+            }
+            if self.choice == self.choices {
+                return Ok(None);
+            }
             let event = timeout_at(self.deadline, self.events.next())
                 .await
                 .map_err(|_| ApiError::timeout(self.gateway.settings.timeout.as_secs_f64()))?
@@ -110,20 +135,48 @@ impl Answer {
                         continue;
                     }
                     let text = self.text.push(model.tokenizer(), &self.stop, token);
-                    if !text.is_empty() {
-                        return Ok(Some(Part::Text { choice, text }));
+                    match &mut self.calls {
+                        Some(calls) => {
+                            let pieces = calls.push(&text);
+                            self.pieces(choice, pieces);
+                        }
+                        None => self.pieces(choice, vec![Piece::Text(text)]),
                     }
                 }
                 Event::Finished(Finish::Numeric) => return Err(ApiError::numeric(self.output_tokens)),
                 Event::Finished(finish) => {
                     self.choice += 1;
-                    let reason = if finish == Finish::Length { "length" } else { "stop" };
-                    let rest = std::mem::take(&mut self.text).finish();
-                    return Ok(Some(Part::End { choice, rest, reason }));
+                    let text = std::mem::replace(&mut self.text, text_of(self.offered.as_ref())).finish();
+                    let mut reason = if finish == Finish::Length { "length" } else { "stop" };
+                    match self.calls.take() {
+                        Some(mut calls) => {
+                            let mut pieces = calls.push(&text);
+                            pieces.extend(calls.finish());
+                            self.pieces(choice, pieces);
+                            if calls.count() > 0 && finish != Finish::Length {
+                                reason = "tool_calls";
+                            }
+                        }
+                        None => self.pieces(choice, vec![Piece::Text(text)]),
+                    }
+                    self.calls = self.offered.clone().map(Calls::new);
+                    self.ready.push_back(Part::End { choice, reason });
                 }
             }
         }
-        Ok(None)
+    }
+
+    fn pieces(&mut self, choice: u32, pieces: Vec<Piece>) {
+        self.ready.extend(pieces.into_iter().filter_map(|piece| match piece {
+            Piece::Text(text) if text.is_empty() => None,
+            Piece::Text(text) => Some(Part::Text { choice, text }),
+            Piece::Call(call) => Some(Part::Call { choice, call }),
+        }));
+    }
+
+    /// What a chain says of the answer so far, as a member of it.
+    pub fn extension(&self) -> Option<Value> {
+        self.events.extension()
     }
 
     pub fn usage(&self) -> Value {
@@ -134,19 +187,29 @@ impl Answer {
     /// All of it in one body.
     async fn whole(mut self, head: Head) -> Result<Response> {
         let mut choices = Vec::new();
-        let mut whole = String::new();
+        let (mut whole, mut calls) = (String::new(), Vec::new());
         while let Some(part) = self.next().await? {
             match part {
                 Part::Text { text, .. } => whole.push_str(&text),
-                Part::End { choice, rest, reason } => {
-                    let text = std::mem::take(&mut whole) + &rest;
+                Part::Call { call, .. } => calls.push(head.call(&call)),
+                Part::End { choice, reason } => {
+                    let text = std::mem::take(&mut whole);
                     choices.push(match head.shape {
-                        Shape::Chat => json!({
-                            "index": choice,
-                            "message": { "role": "assistant", "content": text, "refusal": null },
-                            "logprobs": null,
-                            "finish_reason": reason,
-                        }),
+                        Shape::Chat => {
+                            let content =
+                                if text.is_empty() && !calls.is_empty() { None } else { Some(text) };
+                            let mut message =
+                                json!({ "role": "assistant", "content": content, "refusal": null });
+                            if !calls.is_empty() {
+                                message["tool_calls"] = json!(std::mem::take(&mut calls));
+                            }
+                            json!({
+                                "index": choice,
+                                "message": message,
+                                "logprobs": null,
+                                "finish_reason": reason,
+                            })
+                        }
                         Shape::Completion => json!({
                             "index": choice,
                             "text": text,
@@ -160,7 +223,10 @@ impl Answer {
         let object = if head.shape == Shape::Chat { "chat.completion" } else { "text_completion" };
         let mut body = head.object(object, choices);
         body["usage"] = self.usage();
-        Ok(head.headers(Json(body).into_response()))
+        if let Some(extension) = self.extension() {
+            body["deepnode"] = extension;
+        }
+        Ok(head.headers(self.events.headers(), Json(body).into_response()))
     }
 }
 
@@ -169,33 +235,49 @@ pub fn deadline(gateway: &Gateway) -> Instant {
     Instant::now() + gateway.settings.timeout
 }
 
-/// Answers a prompt.
-pub async fn answer(
-    gateway: Arc<Gateway>,
-    shape: Shape,
-    place: Place,
-    prompt: Vec<u32>,
-    prompt_field: &str,
-    options: Options,
-    deadline: Instant,
-) -> Result<Response> {
-    let prompt_tokens = prompt.len();
-    let job = options.job(prompt, prompt_field, gateway.model.arch().context)?;
-    let head = Head::new(&gateway, shape, options.seed)?;
-    let answer = Answer {
-        events: place.submit(job),
-        gateway,
-        stop: options.stop,
-        choices: options.choices,
-        choice: 0,
-        text: Text::default(),
-        prompt_tokens,
-        output_tokens: 0,
-        deadline,
-    };
-    if options.stream {
-        Ok(stream::response(answer, head, options.include_usage))
-    } else {
-        answer.whole(head).await
+/// The text of an answer, with what calls are recognised by.
+fn text_of(offered: Option<&Offered>) -> Text {
+    offered.map_or_else(Text::default, |offered| Text::showing(offered.marks()))
+}
+
+/// A prompt that is to be answered.
+pub struct Asked {
+    pub shape: Shape,
+    pub prompt: Vec<u32>,
+    /// What the prompt is called in the request.
+    pub prompt_field: &'static str,
+    /// Tools that the model may call, where the form of its calls is known.
+    pub offered: Option<Offered>,
+    pub options: Options,
+    pub deadline: Instant,
+}
+
+impl Asked {
+    pub async fn answer(self, gateway: Arc<Gateway>, place: Place) -> Result<Response> {
+        let Self { shape, prompt, prompt_field, offered, options, deadline } = self;
+        let prompt_tokens = prompt.len();
+        let job = options.job(prompt, prompt_field, gateway.model.arch().context)?;
+        let head = Head::new(&gateway, shape, options.seed)?;
+        let events = timeout_at(deadline, place.submit(job))
+            .await
+            .map_err(|_| ApiError::timeout(gateway.settings.timeout.as_secs_f64()))??;
+        let answer = Answer {
+            events,
+            gateway,
+            stop: options.stop,
+            choices: options.choices,
+            choice: 0,
+            text: text_of(offered.as_ref()),
+            calls: offered.clone().map(Calls::new),
+            offered,
+            ready: VecDeque::new(),
+            prompt_tokens,
+            output_tokens: 0,
+            deadline,
+        };
+        match options.stream {
+            true => Ok(stream::response(answer, head, options.include_usage)),
+            false => answer.whole(head).await,
+        }
     }
 }

@@ -6,19 +6,20 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use serde_json::{json, Map, Value};
 
-use super::answer::{answer, deadline, Shape};
+use super::answer::{deadline, Asked, Shape};
+use super::calls::Offered;
 use super::errors::{shown, ApiError, Result};
 use super::fields::Fields;
 use super::options::Options;
-use super::Gateway;
+use super::{keys, Gateway};
 use crate::model::Model;
 
 const MESSAGES_BOUND: &str = "a list of messages";
 const MODEL_READS_TEXT: &str = "the model reads text alone";
 
 pub async fn create(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response> {
-    let deadline = deadline(&gateway);
-    let mut fields = Fields::read(request).await?;
+    let (deadline, caller) = (deadline(&gateway), keys::caller(&request));
+    let mut fields = Fields::read(request, gateway.settings.limits.body).await?;
     let name = fields.string("model")?.ok_or_else(|| ApiError::missing("model", "a model's id"))?;
     gateway.check_name(&name)?;
     let template = gateway.model.tokenizer().spec().template.as_deref().unwrap_or_default();
@@ -26,18 +27,21 @@ pub async fn create(State(gateway): State<Arc<Gateway>>, request: Request) -> Re
     let messages = messages(fields.need("messages", MESSAGES_BOUND)?, template)?;
     let mut options = Options::take(&mut fields)?;
     limit(&mut fields, &mut options, gateway.model.arch().context)?;
+    gateway.backend.admit(&mut options)?;
     fields.only("logprobs", &[json!(false)], "the answer holds no probabilities")?;
     fields.only("top_logprobs", &[json!(0)], "the answer holds no probabilities")?;
     fields.only("response_format", &[json!({ "type": "text" })], "the model writes text freely")?;
     fields.only("modalities", &[json!(["text"])], "the model writes text alone")?;
     fields.finish()?;
 
-    let place = gateway.scheduler.reserve()?;
+    let place = gateway.backend.reserve(&caller)?;
     let model = gateway.model.clone();
+    let offered = tools.as_ref().and_then(|tools| Offered::new(template, tools));
     let prompt = tokio::task::spawn_blocking(move || encode(&model, &messages, tools.as_ref()))
         .await
         .map_err(|_| ApiError::internal("the chat template crashed on this request"))??;
-    answer(gateway, Shape::Chat, place, prompt, "messages", options, deadline).await
+    let asked = Asked { shape: Shape::Chat, prompt, prompt_field: "messages", offered, options, deadline };
+    asked.answer(gateway, place).await
 }
 
 fn encode(model: &Model, messages: &[Value], tools: Option<&Value>) -> Result<Vec<u32>> {
@@ -61,8 +65,7 @@ fn limit(fields: &mut Fields, options: &mut Options, context: u32) -> Result<()>
     Ok(())
 }
 
-/// The tools, for a template that has a place for them. What the model writes to call one stays in the content: its
-/// form is the model's own.
+/// The tools, for a template that has a place for them.
 fn tools(fields: &mut Fields, template: &str) -> Result<Option<Value>> {
     let tools = fields.take("tools").filter(|tools| tools != &json!([]));
     fields.only("parallel_tool_calls", &[json!(true)], "the model calls as many tools as it likes")?;

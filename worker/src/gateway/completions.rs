@@ -6,11 +6,11 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use serde_json::{json, Value};
 
-use super::answer::{answer, deadline, Shape};
+use super::answer::{deadline, Asked, Shape};
 use super::errors::{shown, ApiError, Result};
 use super::fields::Fields;
 use super::options::Options;
-use super::Gateway;
+use super::{keys, Gateway};
 use crate::model::Model;
 
 /// Tokens where a request does not say how many, as OpenAI has it.
@@ -23,8 +23,8 @@ enum Prompt {
 }
 
 pub async fn create(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response> {
-    let deadline = deadline(&gateway);
-    let mut fields = Fields::read(request).await?;
+    let (deadline, caller) = (deadline(&gateway), keys::caller(&request));
+    let mut fields = Fields::read(request, gateway.settings.limits.body).await?;
     let name = fields.string("model")?.ok_or_else(|| ApiError::missing("model", "a model's id"))?;
     gateway.check_name(&name)?;
     let arch = gateway.model.arch();
@@ -37,13 +37,17 @@ pub async fn create(State(gateway): State<Arc<Gateway>>, request: Request) -> Re
     fields.only("suffix", &[json!("")], "the model goes on from a prompt, and fills no gaps")?;
     fields.only("logprobs", &[], "the answer holds no probabilities")?;
     fields.finish()?;
+    gateway.backend.admit(&mut options)?;
 
-    let place = gateway.scheduler.reserve()?;
+    let place = gateway.backend.reserve(&caller)?;
     let model = gateway.model.clone();
     let prompt = tokio::task::spawn_blocking(move || prompt.encode(&model))
         .await
         .map_err(|_| ApiError::internal("the tokenizer crashed on this request"))??;
-    answer(gateway, Shape::Completion, place, prompt, "prompt", options, deadline).await
+    let shape = Shape::Completion;
+    Asked { shape, prompt, prompt_field: "prompt", offered: None, options, deadline }
+        .answer(gateway, place)
+        .await
 }
 
 fn prompt(value: Value, vocab: u32) -> Result<Prompt> {

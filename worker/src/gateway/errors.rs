@@ -119,6 +119,82 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, message)
     }
 
+    /// No place for another request.
+    pub fn full(waiting: usize, retry_after: u32) -> Self {
+        let message = format!("the queue is full: {waiting} requests wait, which is the greatest number");
+        Self::rate_limit(message).header(RETRY_AFTER, retry_after)
+    }
+
+    /// More requests a minute than the key may send.
+    pub fn too_many(per_minute: u32, retry_after: u32) -> Self {
+        let message = format!("the API key may send {per_minute} requests a minute");
+        Self::rate_limit(message).header(RETRY_AFTER, retry_after)
+    }
+
+    fn rate_limit(message: String) -> Self {
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, message).code("rate_limit_exceeded");
+        Self { kind: "rate_limit_error", ..error }
+    }
+
+    /// The money is used up, for a while or for good.
+    pub fn quota(message: String, retry_after: Option<u32>) -> Self {
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, message).code("insufficient_quota");
+        let error = Self { kind: "insufficient_quota", ..error }.final_word();
+        retry_after.into_iter().fold(error, |error, seconds| error.header(RETRY_AFTER, seconds))
+    }
+
+    /// The node does not answer, or the chain does not move.
+    pub fn chain_away(what: impl Display) -> Self {
+        tracing::warn!(%what, "the chain cannot be asked");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("the chain cannot be asked now: {what}"))
+            .code("chain_unavailable")
+    }
+
+    /// A transaction that may or may not be included: asking again may pay twice.
+    pub fn not_included(what: impl Display) -> Self {
+        tracing::warn!(%what, "not included in time");
+        Self::new(StatusCode::GATEWAY_TIMEOUT, format!("the task is in no block: {what}"))
+            .code("chain_timeout")
+            .final_word()
+    }
+
+    /// The chain refuses the task.
+    pub fn chain(what: impl Display) -> Self {
+        tracing::warn!(%what, "the chain refuses a task");
+        Self::new(StatusCode::BAD_GATEWAY, format!("the chain refuses the task: {what}"))
+            .code("chain_refused")
+            .final_word()
+    }
+
+    /// The gateway's own account is empty.
+    pub fn wallet(what: impl Display) -> Self {
+        tracing::error!(%what, "the account that pays is empty");
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the gateway's account has not enough coins for this request",
+        )
+        .code("insufficient_funds")
+        .final_word()
+    }
+
+    /// Every worker that was drawn failed; the price is returned.
+    pub fn no_worker(what: impl Display) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("no worker answered: {what}")).code("no_worker")
+    }
+
+    /// What came is not the answer that the receipt on the chain is about.
+    pub fn bad_answer(what: impl Display) -> Self {
+        tracing::warn!(%what, "a bad answer");
+        Self::new(StatusCode::BAD_GATEWAY, format!("the answer cannot be trusted: {what}"))
+            .code("answer_mismatch")
+            .final_word()
+    }
+
+    /// Asking again makes no sense, or costs again.
+    fn final_word(self) -> Self {
+        self.header(SHOULD_RETRY, HeaderValue::from_static("false"))
+    }
+
     pub fn slow_body() -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive")
     }
@@ -130,7 +206,7 @@ impl ApiError {
             format!("no complete answer within the limit of {seconds} seconds"),
         )
         .code("timeout")
-        .header(SHOULD_RETRY, HeaderValue::from_static("false"))
+        .final_word()
     }
 
     pub fn stopping() -> Self {
@@ -147,9 +223,7 @@ impl ApiError {
     pub fn numeric(tokens: u32) -> Self {
         let message =
             format!("after {tokens} tokens the model's numbers are not finite: it cannot answer this prompt");
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
-            .code("numeric")
-            .header(SHOULD_RETRY, HeaderValue::from_static("false"))
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, message).code("numeric").final_word()
     }
 
     /// The error as a member of a JSON object, which is also how a stream tells of it.
@@ -162,15 +236,7 @@ impl ApiError {
 impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
         match refused {
-            Refused::Full { waiting, retry_after } => {
-                let message =
-                    format!("the queue is full: {waiting} requests wait, which is the greatest number");
-                let error = Self {
-                    kind: "rate_limit_error",
-                    ..Self::new(StatusCode::TOO_MANY_REQUESTS, message).code("rate_limit_exceeded")
-                };
-                error.header(RETRY_AFTER, retry_after)
-            }
+            Refused::Full { waiting, retry_after } => Self::full(waiting, retry_after),
             Refused::Closed => Self::stopping(),
         }
     }

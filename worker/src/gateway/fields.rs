@@ -14,9 +14,6 @@ const MAX_BODY: usize = 4 << 20;
 /// Most bytes of a larger body that are read, and thrown away: a client that is still writing would see a broken
 /// connection in place of the answer.
 const MAX_DISCARDED: usize = 4 * MAX_BODY;
-/// A body must be complete after this long.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// A JSON object whose fields are taken one by one. null stands for a field that is not there.
 #[derive(Debug)]
 pub struct Fields {
@@ -28,13 +25,14 @@ pub struct Fields {
 impl Fields {
     /// The object that a request's body is. Any other content type than JSON is refused, since that is what a web page
     /// may send across origins without being asked.
-    pub async fn read(request: Request) -> Result<Self> {
+    /// It has to be complete after `patience`.
+    pub async fn read(request: Request, patience: Duration) -> Result<Self> {
         let media = request.headers().get(CONTENT_TYPE).map_or("", |v| v.to_str().unwrap_or("?"));
         let essence = media.split(';').next().unwrap_or_default().trim();
         if !essence.eq_ignore_ascii_case("application/json") {
             return Err(ApiError::media_type(media));
         }
-        let body = tokio::time::timeout(BODY_TIMEOUT, body(request)).await;
+        let body = tokio::time::timeout(patience, body(request)).await;
         let body = body.map_err(|_| ApiError::slow_body())??;
         let text = std::str::from_utf8(&body)
             .map_err(|e| ApiError::unreadable(format!("the body is not UTF-8: {e}")))?;

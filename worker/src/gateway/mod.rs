@@ -1,12 +1,18 @@
-//! The engine behind an HTTP API that speaks OpenAI's dialect: no chain, no wallet, any OpenAI SDK with a base URL.
+//! A model behind an HTTP API that speaks OpenAI's dialect, for any OpenAI SDK with a base URL: computed by the engine
+//! of this process, or by the workers of a chain.
 //! docs/gateway.md lists what is supported and what is refused.
 //!
 //! A request passes `fields` (its JSON, field by field), an endpoint (`chat`, `completions`), `options` (what both have
-//! in common), the `scheduler` (who computes when) and `answer`, which `stream` or one JSON body carries back.
+//! in common), the `backend` (who answers: the `scheduler` of this process' engine, or the workers of a `chain`) and
+//! `answer`, which `stream` or one JSON body carries back. `calls` finds tool calls in it.
 
 mod answer;
+mod backend;
+mod calls;
+mod chain;
 mod chat;
 mod completions;
+mod connections;
 mod errors;
 mod fields;
 mod keys;
@@ -17,7 +23,6 @@ mod scheduler;
 mod stream;
 mod text;
 
-use std::future::IntoFuture;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -27,12 +32,13 @@ use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::middleware::{from_fn_with_state, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::ListenerExt;
 use axum::{Json, Router};
 use serde_json::{json, Value};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+pub use chain::{Ledger, Terms};
+pub use connections::Limits;
 pub use keys::ApiKeys;
 pub use options::{draw_seed, seed, temperature_micros, top_p_micros, TEMPERATURE_BOUND, TOP_P_BOUND};
 
@@ -40,6 +46,8 @@ use crate::engine::Engine;
 use crate::metrics::TEXT_FORMAT;
 use crate::model::Model;
 use crate::request::CANON;
+use backend::Backend;
+use chain::Tasks;
 use errors::ApiError;
 use metrics::Metrics;
 use scheduler::Scheduler;
@@ -53,10 +61,11 @@ pub struct Settings {
     /// A name of the model besides its id.
     pub name: Option<String>,
     pub keys: ApiKeys,
-    /// Requests that are computed at once.
+    /// Requests that are answered at once.
     pub parallel: usize,
     /// Requests that may wait besides; beyond them the answer is 429.
     pub queue: usize,
+    pub limits: Limits,
     /// From a request's arrival to the end of its answer.
     pub timeout: Duration,
     /// What requests under way get when the gateway is told to stop.
@@ -70,6 +79,7 @@ impl Default for Settings {
             keys: ApiKeys::default(),
             parallel: 64,
             queue: 64,
+            limits: Limits::default(),
             timeout: Duration::from_secs(600),
             drain: Duration::from_secs(30),
         }
@@ -82,7 +92,7 @@ pub struct Gateway {
     /// The model id, hex.
     id: String,
     settings: Settings,
-    scheduler: Scheduler,
+    backend: Backend,
     metrics: Arc<Metrics>,
     /// Seconds since 1970 at which serving began.
     since: u64,
@@ -94,8 +104,26 @@ impl Gateway {
         let metrics = Arc::new(Metrics::default());
         let scheduler =
             Scheduler::start(model.clone(), engine, settings.parallel, settings.queue, metrics.clone())?;
+        Ok(Self::behind(model, settings, metrics, Backend::Local(scheduler)))
+    }
+
+    /// A gateway to the workers of a chain that serve `model`, which is here for its tokenizer alone.
+    pub async fn to_chain(
+        model: Arc<Model>,
+        settings: Settings,
+        terms: Terms,
+        ledger: Ledger,
+    ) -> anyhow::Result<Arc<Self>> {
+        let metrics = Arc::new(Metrics::default());
+        let tasks =
+            Tasks::new(terms, model.clone(), ledger, (settings.parallel, settings.queue), metrics.clone())
+                .await?;
+        Ok(Self::behind(model, settings, metrics, Backend::Chain(tasks)))
+    }
+
+    fn behind(model: Arc<Model>, settings: Settings, metrics: Arc<Metrics>, backend: Backend) -> Arc<Self> {
         let id = hex::encode(model.id());
-        Ok(Arc::new(Self { model, id, settings, scheduler, metrics, since: unix_seconds() }))
+        Arc::new(Self { model, id, settings, backend, metrics, since: unix_seconds() })
     }
 
     /// Names the arithmetic and the model: with equal fingerprints, equal requests have equal answers.
@@ -140,24 +168,24 @@ impl Gateway {
         listener: TcpListener,
         stop: watch::Receiver<bool>,
     ) -> std::io::Result<()> {
-        // Without it each token of a stream would wait for the acknowledgement of the one before.
-        let listener = listener.tap_io(|connection| {
-            let _ = connection.set_nodelay(true);
-        });
         let stopping = |mut stop: watch::Receiver<bool>, gateway: Arc<Self>| async move {
             let _ = stop.wait_for(|stop| *stop).await;
-            gateway.scheduler.close();
+            gateway.backend.close();
         };
-        let server =
-            axum::serve(listener, self.router()).with_graceful_shutdown(stopping(stop.clone(), self.clone()));
+        let server = connections::serve(
+            listener,
+            self.router(),
+            self.settings.limits,
+            stopping(stop.clone(), self.clone()),
+        );
         let patience = async {
             stopping(stop, self.clone()).await;
             tokio::time::sleep(self.settings.drain).await;
-            self.scheduler.abort();
+            self.backend.abort();
             tokio::time::sleep(LAST_WORDS).await;
         };
         tokio::select! {
-            served = server.into_future() => served,
+            () = server => Ok(()),
             () = patience => Ok(()),
         }
     }
@@ -201,14 +229,14 @@ fn is_local(host: &str) -> bool {
 
 /// Whether requests are taken.
 async fn health(State(gateway): State<Arc<Gateway>>) -> Result<Json<Value>, ApiError> {
-    match gateway.scheduler.is_open() {
+    match gateway.backend.is_open() {
         true => Ok(Json(json!({ "status": "ok" }))),
         false => Err(ApiError::stopping()),
     }
 }
 
 async fn prometheus(State(gateway): State<Arc<Gateway>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, TEXT_FORMAT)], gateway.metrics.text())
+    ([(CONTENT_TYPE, TEXT_FORMAT)], gateway.metrics.text() + &gateway.backend.metrics())
 }
 
 fn unix_seconds() -> u64 {

@@ -52,6 +52,8 @@ pub struct Options {
     /// What `max_output` is called in the request.
     pub limit_field: &'static str,
     pub max_output: Option<u32>,
+    /// Tokens where the request does not say how many; all that fit by default.
+    pub default_output: Option<u32>,
     sampling: SamplingParams,
     /// None at temperature 0.
     pub seed: Option<i64>,
@@ -102,6 +104,7 @@ impl Options {
         Ok(Self {
             limit_field: "max_tokens",
             max_output: None,
+            default_output: None,
             sampling,
             seed,
             choices,
@@ -122,7 +125,8 @@ impl Options {
             let message = format!("{prompt_field} has {tokens} tokens, the context is {context}");
             return Err(ApiError::context(prompt_field, format!("{message} with the answer")));
         }
-        let max_output = self.max_output.unwrap_or(room);
+        let max_output =
+            self.max_output.unwrap_or_else(|| self.default_output.map_or(room, |most| most.min(room)));
         if max_output > room {
             let field = self.limit_field;
             let message = format!(

@@ -20,6 +20,8 @@ struct Chunks {
     answer: Option<Answer>,
     head: Arc<Head>,
     include_usage: bool,
+    /// What a chain says of the answer, for the next chunk.
+    extension: Option<Value>,
     ready: VecDeque<Event>,
 }
 
@@ -27,9 +29,14 @@ struct Chunks {
 /// without the `[DONE]`. When the client goes away, the answer is dropped and computed no further.
 pub fn response(answer: Answer, head: Head, include_usage: bool) -> Response {
     let head = Arc::new(head);
-    let choices = answer.choices;
-    let mut chunks =
-        Chunks { answer: Some(answer), head: head.clone(), include_usage, ready: VecDeque::new() };
+    let (choices, proof) = (answer.choices, answer.events.headers());
+    let mut chunks = Chunks {
+        answer: Some(answer),
+        head: head.clone(),
+        include_usage,
+        extension: None,
+        ready: VecDeque::new(),
+    };
     if head.shape == Shape::Chat {
         for choice in 0..choices {
             chunks.delta(choice, json!({ "role": "assistant", "content": "" }), None);
@@ -42,7 +49,7 @@ pub fn response(answer: Answer, head: Head, include_usage: bool) -> Response {
         let event = chunks.ready.pop_front()?;
         Some((Ok::<_, Infallible>(event), chunks))
     });
-    head.headers(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+    head.headers(proof, Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
 }
 
 impl Chunks {
@@ -50,10 +57,14 @@ impl Chunks {
         let Some(answer) = &mut self.answer else { return };
         match answer.next().await {
             Ok(Some(Part::Text { choice, text })) => self.text(choice, text, None),
-            Ok(Some(Part::End { choice, rest, reason })) => {
-                if !rest.is_empty() {
-                    self.text(choice, rest, None);
-                }
+            Ok(Some(Part::Call { choice, call })) => {
+                let mut delta = self.head.call(&call);
+                delta["index"] = json!(call.index);
+                self.delta(choice, json!({ "tool_calls": [delta] }), None);
+            }
+            Ok(Some(Part::End { choice, reason })) => {
+                // In the chunk that ends the answer: SDKs pass unknown members on.
+                self.extension = answer.extension();
                 match self.head.shape {
                     Shape::Chat => self.delta(choice, json!({}), Some(reason)),
                     Shape::Completion => self.text(choice, String::new(), Some(reason)),
@@ -96,6 +107,9 @@ impl Chunks {
         let mut chunk = self.head.object(object, choices);
         if self.include_usage {
             chunk["usage"] = usage;
+        }
+        if let Some(extension) = self.extension.take() {
+            chunk["deepnode"] = extension;
         }
         self.ready.push_back(Event::default().data(chunk.to_string()));
     }

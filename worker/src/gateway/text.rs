@@ -8,14 +8,22 @@ pub struct Text {
     /// Bytes that wait, and whether each is shown: those of special tokens are not, but a stop string may match them.
     waiting: Vec<(u8, bool)>,
     stopped: bool,
+    /// Special tokens that are shown all the same, since they mean something to who reads on.
+    marks: &'static [&'static str],
     characters: TextStream,
 }
 
 impl Text {
+    /// A text in which these special tokens are shown.
+    pub fn showing(marks: &'static [&'static str]) -> Self {
+        Self { marks, ..Self::default() }
+    }
+
     /// The text that `token` makes certain.
     pub fn push(&mut self, tokenizer: &Tokenizer, stops: &[String], token: u32) -> String {
-        let shown = !tokenizer.is_special(token);
-        self.push_piece(tokenizer.piece(token).unwrap_or_default(), shown, stops)
+        let piece = tokenizer.piece(token).unwrap_or_default();
+        let shown = !tokenizer.is_special(token) || self.marks.iter().any(|mark| mark.as_bytes() == piece);
+        self.push_piece(piece, shown, stops)
     }
 
     fn push_piece(&mut self, piece: &[u8], shown: bool, stops: &[String]) -> String {

@@ -38,6 +38,11 @@ pub fn small() -> Architecture {
 /// `encoding` where their rows are whole blocks, else as F16; vectors as F32. A model with biases is written as
 /// qwen2, another as llama.
 pub fn gguf(arch: &Architecture, encoding: Encoding, seed: u64) -> Vec<u8> {
+    writer(arch, encoding, seed).finish()
+}
+
+/// A writer that holds that file.
+pub fn writer(arch: &Architecture, encoding: Encoding, seed: u64) -> GgufWriter {
     let mut writer = metadata(arch);
     let mut random = SplitMix(seed);
     for slot in slots(arch) {
@@ -56,7 +61,7 @@ pub fn gguf(arch: &Architecture, encoding: Encoding, seed: u64) -> Vec<u8> {
             if slot.is_vector() { vec![slot.cols as u64] } else { vec![slot.cols as u64, slot.rows as u64] };
         writer.tensor(&tensor_name(&slot), &dimensions, kind.ggml(), bytes);
     }
-    writer.finish()
+    writer
 }
 
 /// A writer that holds the metadata of a model of this architecture, and no tensors yet.

@@ -5,7 +5,7 @@ use deepnode_core::{KvRead, Queries, QueryCtx, QueryResult, Result, Status as Re
 use deepnode_proto::deepnode::tasks::v1::{self as proto, *};
 
 use super::state::{self, Status, Task};
-use super::{params, receipt, request};
+use super::{params, pay, receipt, request};
 use crate::fields;
 
 pub(super) fn register(queries: &mut Queries) {
@@ -88,6 +88,10 @@ fn to_proto(task: &Task) -> Result<proto::Task> {
         levy: s.levy.to_string(),
         returned: s.returned.to_string(),
     });
+    let price = match task.receipt {
+        Some(_) => pay::price(task)?.total.to_string(),
+        None => String::new(),
+    };
     Ok(proto::Task {
         id: task.id,
         creator: task.creator.to_string(),
@@ -112,6 +116,7 @@ fn to_proto(task: &Task) -> Result<proto::Task> {
         audit_chance: task.audit_chance.to_string(),
         drawn: task.drawn,
         settlement,
+        price,
     })
 }
 

@@ -1,0 +1,230 @@
+//! Requests as tasks of a chain: one task each, paid by one key within a budget.
+//!
+//! A task runs in a driver of its own, which outlives the client that asked: what was spent is written down whoever
+//! still waits for the answer.
+
+mod driver;
+mod ledger;
+mod proof;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+use deepnode_client::{task, Client, Options as Sending};
+use deepnode_proto::deepnode::models::v1::ModelStatus;
+use deepnode_tx::SigningKey;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch, Semaphore};
+
+pub use ledger::{Ledger, OverBudget};
+pub use proof::Proof;
+
+use super::errors::{ApiError, Result};
+use super::keys::Caller;
+use super::metrics::Metrics;
+use super::options::Options;
+use super::scheduler::{Event, Job};
+use crate::engine::Finish;
+use crate::metrics::Exposition;
+use crate::model::Model;
+
+/// How long a transaction may wait for its block.
+const INCLUSION: Duration = Duration::from_secs(60);
+
+/// Who pays, and where.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    pub client: Client,
+    pub signer: SigningKey,
+    pub gas_price: Option<deepnode_client::GasPrice>,
+    /// Tokens of an answer where the request does not say how many.
+    pub default_output: u32,
+}
+
+/// The queue in front of a chain.
+pub struct Tasks {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    terms: Terms,
+    model: Arc<Model>,
+    ledger: Ledger,
+    /// Tasks that may run now.
+    turns: Arc<Semaphore>,
+    places: Mutex<Places>,
+    parallel: usize,
+    /// Most places besides those of running tasks.
+    queue: usize,
+    /// Greatest number of stop strings of a request, and their bytes.
+    stops: (usize, usize),
+    aborted: watch::Sender<bool>,
+    metrics: Arc<Metrics>,
+    spent: AtomicU64,
+    reassigned: AtomicU64,
+}
+
+#[derive(Default)]
+struct Places {
+    taken: usize,
+    closed: bool,
+}
+
+impl Tasks {
+    /// Asks the chain whether the model takes tasks, and for its bounds. So many tasks run at once, and so many more
+    /// requests may wait.
+    pub async fn new(
+        terms: Terms,
+        model: Arc<Model>,
+        ledger: Ledger,
+        (parallel, queue): (usize, usize),
+        metrics: Arc<Metrics>,
+    ) -> anyhow::Result<Self> {
+        let id = hex::encode(model.id());
+        let found = task::model(&terms.client, &id).await?;
+        anyhow::ensure!(
+            found.status() == ModelStatus::Active,
+            "model {id} is {} on the chain, must be active",
+            found.status().as_str_name().trim_start_matches("MODEL_STATUS_").to_lowercase()
+        );
+        let params = task::params(&terms.client).await?;
+        let turns = Arc::new(Semaphore::new(parallel));
+        Ok(Self {
+            shared: Arc::new(Shared {
+                terms,
+                model,
+                ledger,
+                turns,
+                places: Mutex::default(),
+                parallel,
+                queue,
+                stops: (params.max_stops as usize, params.max_stop_bytes as usize),
+                aborted: watch::Sender::new(false),
+                metrics,
+                spent: AtomicU64::default(),
+                reassigned: AtomicU64::default(),
+            }),
+        })
+    }
+
+    pub fn admit(&self, options: &mut Options) -> Result<()> {
+        if options.choices > 1 {
+            let why = format!("{} was asked for, each request is one task with one answer", options.choices);
+            return Err(ApiError::unsupported("n", why));
+        }
+        let (most, bytes) = self.shared.stops;
+        if options.stop.len() > most || options.stop.iter().any(|stop| stop.len() > bytes) {
+            let bound = format!("up to {most} strings of at most {bytes} bytes on this chain");
+            return Err(ApiError::invalid("stop", format!("{:?}", options.stop), bound));
+        }
+        options.default_output = Some(self.shared.terms.default_output);
+        Ok(())
+    }
+
+    pub fn reserve(&self, caller: &Arc<Caller>) -> Result<Place> {
+        let shared = &self.shared;
+        let mut places = shared.places.lock();
+        if places.closed {
+            return Err(ApiError::stopping());
+        }
+        if places.taken >= shared.parallel + shared.queue {
+            let waiting = places.taken - shared.parallel;
+            return Err(ApiError::full(waiting, shared.metrics.retry_after()));
+        }
+        places.taken += 1;
+        Ok(Place { shared: shared.clone(), caller: caller.clone() })
+    }
+
+    pub fn is_open(&self) -> bool {
+        !self.shared.places.lock().closed
+    }
+
+    pub fn close(&self) {
+        self.shared.places.lock().closed = true;
+    }
+
+    pub fn abort(&self) {
+        self.shared.aborted.send_replace(true);
+    }
+
+    pub fn metrics(&self) -> String {
+        let mut text = Exposition::default();
+        let of = |n: &AtomicU64| n.load(Ordering::Relaxed) as f64;
+        let mut put = |name, kind, help, value| text.put(name, kind, help, &[("", value)]);
+        put(
+            "gateway_spent_udn_total",
+            "counter",
+            "udn paid for tasks and their fees.",
+            of(&self.shared.spent),
+        );
+        let help = "Tasks that went to another worker because one failed.";
+        put("gateway_reassigned_total", "counter", help, of(&self.shared.reassigned));
+        let left = self.shared.ledger.left_today() as f64;
+        put("gateway_budget_left_udn", "gauge", "udn that may be spent until the day ends.", left);
+        text.0
+    }
+}
+
+impl Shared {
+    fn sending(&self) -> Sending {
+        Sending { gas_price: self.terms.gas_price.clone(), wait: Some(INCLUSION), ..Sending::default() }
+    }
+}
+
+/// One of the places; free again when dropped.
+pub struct Place {
+    shared: Arc<Shared>,
+    caller: Arc<Caller>,
+}
+
+impl Place {
+    pub async fn submit(self, job: Job) -> Result<Events> {
+        let (started, starting) = oneshot::channel();
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let aborted = self.shared.aborted.subscribe();
+        tokio::spawn(driver::drive(self, job, started, sender));
+        let proof = starting.await.map_err(|_| ApiError::internal("the task's driver ended"))??;
+        Ok(Events { receiver, proof, aborted })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shared.places.lock().taken -= 1;
+    }
+}
+
+/// What a driver tells.
+enum Told {
+    Token(u32),
+    Finished(Finish, Box<Proof>),
+}
+
+/// What happens to a task. Bounded by the tokens that were paid for.
+pub struct Events {
+    receiver: mpsc::UnboundedReceiver<Result<Told>>,
+    proof: Proof,
+    aborted: watch::Receiver<bool>,
+}
+
+impl Events {
+    pub async fn next(&mut self) -> Option<Result<Event>> {
+        let told = tokio::select! {
+            biased;
+            told = self.receiver.recv() => told?,
+            _ = self.aborted.wait_for(|aborted| *aborted) => Err(ApiError::stopping()),
+        };
+        Some(told.map(|told| match told {
+            Told::Token(token) => Event::Token(token),
+            Told::Finished(finish, proof) => {
+                self.proof = *proof;
+                Event::Finished(finish)
+            }
+        }))
+    }
+
+    pub fn proof(&self) -> &Proof {
+        &self.proof
+    }
+}
