@@ -3,10 +3,11 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use deepnode_worker::canon::packed::Packing;
 use deepnode_worker::canon::random::RandomDecoder;
 use deepnode_worker::canon::reference::Reference;
-use deepnode_worker::canon::{Architecture, Device, Forward, Point, Run, Tap, PAGE};
-use deepnode_worker::cpu::{Cpu, Isa};
+use deepnode_worker::canon::{Architecture, Decoder, Device, Forward, Point, Run, Tap, PAGE};
+use deepnode_worker::cpu::{Cpu, Isa, Resident};
 use proptest::prelude::*;
 
 /// Sizes with tails everywhere: rows, columns, halves of a head, more queries a key head than a tile has.
@@ -151,6 +152,22 @@ fn heads_wider_than_a_block() {
 #[test]
 fn proportions_of_a_real_model() {
     agree(RandomDecoder::new(plain(), 3), 1..=2, 140, &[&[], &[130, 1, 1, 1, 1, 1]]);
+}
+
+/// Weights that stay quantised: as the reference has it, and as they come out when they are made halves beforehand.
+#[test]
+fn packed_weights() {
+    let arch = Architecture { width: 192, heads: 6, kv_heads: 2, head_dim: 32, ffn: 352, ..odd() };
+    for packing in Packing::ALL {
+        let model = RandomDecoder::new(arch.clone(), 10).packed(packing);
+        let weights = model.weights();
+        assert!([weights.embedding, weights.head, weights.layers[1].down].iter().all(|w| w.packing == Some(packing)));
+        let expanded = Resident::copy(&Arc::new(RandomDecoder::new(arch.clone(), 10).packed(packing)), true).unwrap();
+        assert!(expanded.weights().layers[1].down.packing.is_none());
+        let want = run(&Cpu::new(Arc::new(expanded), Isa::detect(), 2, PAGES).unwrap(), &tokens(70, 131), &[]);
+        let got = agree(model, 1..=2, 70, &[&[], &[1, 1, 50, 3, 1], &[41, 20]]);
+        assert!(got == want.forward, "{packing:?}");
+    }
 }
 
 /// Stores that overflow mark their position and no other bit depends on the path taken.

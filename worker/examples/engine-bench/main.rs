@@ -127,7 +127,7 @@ impl Settings {
 fn main() {
     let Settings { rounds, isas, threads, cases, peer } = Settings::from_args();
     let mapped = Arc::new(testing::smollm2());
-    let model = Arc::new(Resident::copy(&mapped).expect("memory for the weights"));
+    let model = Arc::new(Resident::copy(&mapped, true).expect("memory for the weights"));
     let peer = peer.map(|program| Llama::new(program).unwrap_or_else(|e| panic!("the peer: {e}")));
     let engines: Vec<Vec<(Isa, Cpu<Resident<Model>>)>> = threads
         .iter()

@@ -5,6 +5,7 @@ pub mod commit;
 pub mod constants;
 pub mod device;
 pub mod ops;
+pub mod packed;
 pub mod random;
 pub mod reference;
 pub mod rope;

@@ -2,6 +2,7 @@
 
 use half::f16;
 
+use super::packed::{put_group, Group, Packing, GROUP};
 use super::tensor::put_row;
 use super::{Architecture, Decoder, LayerWeights, Tensor, Weights};
 
@@ -17,6 +18,7 @@ pub struct RandomDecoder {
 struct Matrix {
     rows: usize,
     cols: usize,
+    packing: Option<Packing>,
     panels: Vec<f16>,
 }
 
@@ -53,7 +55,7 @@ impl Draw {
         for row in 0..rows {
             put_row(&mut panels, cols, row, &self.vector(cols, 0.0, 1.7 / (cols as f32).sqrt()));
         }
-        Matrix { rows, cols, panels }
+        Matrix { rows, cols, packing: None, panels }
     }
 }
 
@@ -79,6 +81,17 @@ impl RandomDecoder {
         Self { arch, embedding, head, final_gain, layers }
     }
 
+    /// The same decoder with its matrices quantised and kept so, where the format can hold them.
+    pub fn packed(mut self, packing: Packing) -> Self {
+        self.embedding.pack(packing);
+        self.head.iter_mut().for_each(|head| head.pack(packing));
+        for layer in &mut self.layers {
+            let Layer { qkv: [q, k, v], o, gate, up, down, .. } = layer;
+            [q, k, v, o, gate, up, down].into_iter().for_each(|matrix| matrix.pack(packing));
+        }
+        self
+    }
+
     /// Multiplies row `row` of one layer's value projection by `factor`, so that a test can make a store overflow.
     pub fn scale_value_row(&mut self, layer: usize, row: usize, factor: f32) {
         let v = &mut self.layers[layer].qkv[2];
@@ -90,8 +103,35 @@ impl RandomDecoder {
 }
 
 impl Matrix {
+    fn pack(&mut self, packing: Packing) {
+        let Some(len) = packing.padded_len(self.rows, self.cols) else { return };
+        let mut packed = vec![f16::ZERO; len];
+        let mut row = vec![f16::ZERO; self.cols];
+        for r in 0..self.rows {
+            self.tensor().row(r, &mut row);
+            for (group, values) in row.chunks(GROUP).enumerate() {
+                let extreme = |f: fn(f32, f32) -> f32| values.iter().map(|x| x.to_f32()).fold(0.0, f);
+                let (low, high) = (extreme(f32::min), extreme(f32::max));
+                let (d, m, least, most) = match packing {
+                    Packing::Q4_0 => (high.max(-low) / 7.5, 0.0, -8.0, 7.0),
+                    Packing::Q4_1 => ((high - low) / 15.0, low, 0.0, 15.0),
+                    Packing::Q8_0 => (high.max(-low) / 127.0, 0.0, -127.0, 127.0),
+                };
+                let (d, m) = (f16::from_f32(d), f16::from_f32(m));
+                let code = |x: &f16| ((x.to_f32() - m.to_f32()) / d.to_f32()).round().clamp(least, most) as i8;
+                let q: [i8; GROUP] = std::array::from_fn(|i| code(&values[i]));
+                // Exact in f64, and so rounded once.
+                let value = |q: &i8| f16::from_f32((d.to_f64() * f64::from(*q) + m.to_f64() + 0.0) as f32);
+                let values: Vec<f16> = q.iter().map(value).collect();
+                let bytes = bytemuck::cast_slice_mut(&mut packed);
+                assert!(put_group(packing, bytes, self.cols, r, group, &Group { d, m, q }, &values));
+            }
+        }
+        (self.packing, self.panels) = (Some(packing), packed);
+    }
+
     fn tensor(&self) -> Tensor<'_> {
-        Tensor { rows: self.rows, cols: self.cols, panels: &self.panels }
+        Tensor { rows: self.rows, cols: self.cols, packing: self.packing, panels: &self.panels }
     }
 }
 

@@ -3,6 +3,8 @@
 
 use half::f16;
 
+use super::packed::{self, Packing};
+
 /// Rows of a panel.
 pub const PANEL: usize = 64;
 
@@ -11,6 +13,9 @@ pub const PANEL: usize = 64;
 pub struct Tensor<'a> {
     pub rows: usize,
     pub cols: usize,
+    /// Where the weights are quantised in memory: then `panels` is what [`packed`](super::packed) lays out, two bytes in
+    /// each half.
+    pub packing: Option<Packing>,
     pub panels: &'a [f16],
 }
 
@@ -20,9 +25,26 @@ impl<'a> Tensor<'a> {
         rows.div_ceil(PANEL) * PANEL * cols
     }
 
+    /// Halves that one panel takes.
+    pub fn panel_len(&self) -> usize {
+        match self.packing {
+            None => PANEL * self.cols,
+            Some(packing) => 2 * (self.cols / packed::GROUP) * packing.block_len(),
+        }
+    }
+
+    /// The panels with the given numbers, as a matrix of their rows, padding included.
+    pub fn panels(&self, range: std::ops::Range<usize>) -> Tensor<'a> {
+        let len = self.panel_len();
+        Tensor { rows: range.len() * PANEL, panels: &self.panels[range.start * len..range.end * len], ..*self }
+    }
+
     /// Element (`row`, `k`).
     pub fn at(&self, row: usize, k: usize) -> f16 {
-        self.panels[(row / PANEL * self.cols + k) * PANEL + row % PANEL]
+        match self.packing {
+            None => self.panels[(row / PANEL * self.cols + k) * PANEL + row % PANEL],
+            Some(packing) => packed::element(packing, bytemuck::cast_slice(self.panels), self.cols, row, k),
+        }
     }
 
     /// Copies one row out of its panel; `out` has `cols` elements.
@@ -68,33 +90,30 @@ pub struct Weights<'a> {
 }
 
 impl Weights<'_> {
-    /// The same shapes over other memory: `place` gives for each slice of halves, always in the same order, one of the
-    /// same length. Where the head is the embedding, it is asked for once.
-    pub fn over<'b>(&self, place: &mut dyn FnMut(&[f16]) -> &'b [f16]) -> Weights<'b> {
-        let embedding = self.embedding.over(place);
+    /// The same shapes over other memory: `place` gives for each tensor, always in the same order, one of the same rows
+    /// and columns. A vector comes as one row, unpadded. Where the head is the embedding, it is asked for once.
+    pub fn over<'b>(&self, place: &mut dyn FnMut(Tensor<'_>) -> Tensor<'b>) -> Weights<'b> {
+        let embedding = place(self.embedding);
         let tied = std::ptr::eq(self.head.panels, self.embedding.panels);
-        let head = if tied { embedding } else { self.head.over(place) };
-        let final_gain = place(self.final_gain);
+        let head = if tied { embedding } else { place(self.head) };
+        let vector = |place: &mut dyn FnMut(Tensor<'_>) -> Tensor<'b>, panels: &[f16]| {
+            place(Tensor { rows: 1, cols: panels.len(), packing: None, panels }).panels
+        };
+        let final_gain = vector(place, self.final_gain);
         let layers = self.layers.iter().map(|l| LayerWeights {
-            attn_gain: place(l.attn_gain),
-            q: l.q.over(place),
-            k: l.k.over(place),
-            v: l.v.over(place),
-            q_bias: l.q_bias.map(&mut *place),
-            k_bias: l.k_bias.map(&mut *place),
-            v_bias: l.v_bias.map(&mut *place),
-            o: l.o.over(place),
-            ffn_gain: place(l.ffn_gain),
-            gate: l.gate.over(place),
-            up: l.up.over(place),
-            down: l.down.over(place),
+            attn_gain: vector(place, l.attn_gain),
+            q: place(l.q),
+            k: place(l.k),
+            v: place(l.v),
+            q_bias: l.q_bias.map(|v| vector(place, v)),
+            k_bias: l.k_bias.map(|v| vector(place, v)),
+            v_bias: l.v_bias.map(|v| vector(place, v)),
+            o: place(l.o),
+            ffn_gain: vector(place, l.ffn_gain),
+            gate: place(l.gate),
+            up: place(l.up),
+            down: place(l.down),
         });
         Weights { embedding, head, final_gain, layers: layers.collect() }
-    }
-}
-
-impl Tensor<'_> {
-    fn over<'b>(&self, place: &mut dyn FnMut(&[f16]) -> &'b [f16]) -> Tensor<'b> {
-        Tensor { rows: self.rows, cols: self.cols, panels: place(self.panels) }
     }
 }

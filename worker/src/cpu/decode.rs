@@ -9,7 +9,7 @@ use half::f16;
 
 use super::kernels::{pack, Kernels, Tile};
 use super::prefill::tiles;
-use super::{panel_count, panels, HeadScratch, Lane, Pass, Point, Pool, Row, Worker};
+use super::{panel_count, HeadScratch, Lane, Pass, Point, Pool, Row, Worker};
 use crate::canon::tensor::PANEL;
 use crate::canon::Tensor;
 
@@ -102,10 +102,10 @@ impl<'a> Activations<'a> {
         if len == 0 {
             return;
         }
-        let panels = panels(w, range.clone());
+        let w = w.panels(range.clone());
         match count {
-            1 => (k.gemv)(panels, self.x, y),
-            _ => (k.gemm)(panels, w.cols, self.x, self.tiles, y, len),
+            1 => (k.gemv)(&w, self.x, y),
+            _ => (k.gemm)(&w, self.x, self.tiles, y, len),
         }
     }
 }

@@ -5,10 +5,11 @@
 use half::f16;
 
 use super::cache::Layout;
+use super::packed::{self, expand_tile, PanelTile};
 use super::simd::{Lanes, Simd};
 use crate::canon::constants::*;
 use crate::canon::tensor::PANEL;
-use crate::canon::{ops, PAGE};
+use crate::canon::{ops, Tensor, PAGE};
 
 /// Panels of positions on a page.
 const PANELS: usize = PAGE / PANEL;
@@ -28,10 +29,10 @@ pub struct Tile {
 /// A kernel that stores halves answers whether all were finite; what was not is +0.
 #[allow(clippy::type_complexity)] // a table of plain functions, each spelled out once
 pub struct Kernels {
-    /// y = panels x: as many panels of `x.len()` columns as `y` has 64-row pieces.
-    pub gemv: fn(panels: &[f16], x: &[f32], y: &mut [f32]),
+    /// y = w x, with as many elements as the panels have rows.
+    pub gemv: fn(w: &Tensor<'_>, x: &[f32], y: &mut [f32]),
     /// The same for the rows of x in `tiles`, packed by [`pack`]; row i of y begins at `i * stride`.
-    pub gemm: fn(panels: &[f16], cols: usize, packed: &[f32], tiles: &[Tile], y: &mut [f32], stride: usize),
+    pub gemm: fn(w: &Tensor<'_>, packed: &[f32], tiles: &[Tile], y: &mut [f32], stride: usize),
     /// out = f16(h / rms(h) * gain) of the first `width` elements; all lengths are padded to whole panels.
     pub rmsnorm: fn(h: &[f32], gain: &[f32], width: usize, eps: f32, out: &mut [f32]) -> bool,
     /// Turns one head in place and rounds it to halves.
@@ -138,9 +139,13 @@ macro_rules! by_count {
 }
 
 #[inline(always)]
-unsafe fn gemv<S: Simd, const N: usize>(panels: &[f16], x: &[f32], y: &mut [f32]) {
-    assert!(y.len().is_multiple_of(PANEL) && panels.len() == y.len() * x.len());
-    for (panel, y) in panels.chunks_exact(x.len() * PANEL).zip(y.chunks_exact_mut(PANEL)) {
+unsafe fn gemv<S: Simd, const N: usize, const HALF: usize>(w: &Tensor<'_>, x: &[f32], y: &mut [f32]) {
+    if let Some(packing) = w.packing {
+        // SAFETY: the caller's contract.
+        return unsafe { packed::gemv::<S, HALF>(packing, w, x, y) };
+    }
+    assert!(y.len().is_multiple_of(PANEL) && w.panels.len() == y.len() * x.len());
+    for (panel, y) in w.panels.chunks_exact(x.len() * PANEL).zip(y.chunks_exact_mut(PANEL)) {
         for lane in (0..PANEL).step_by(N * S::LANES) {
             // SAFETY: a panel has x.len() rows of 64 halves and y 64 elements, of which this reads from `lane` on.
             unsafe {
@@ -168,32 +173,45 @@ unsafe fn gemv<S: Simd, const N: usize>(panels: &[f16], x: &[f32], y: &mut [f32]
 }
 
 #[inline(always)]
-unsafe fn gemm<S: Simd, const N: usize>(
-    panels: &[f16],
-    cols: usize,
+unsafe fn gemm<S: Simd, const N: usize, const HALF: usize>(
+    w: &Tensor<'_>,
     packed: &[f32],
     tiles: &[Tile],
     y: &mut [f32],
     stride: usize,
 ) {
-    let rows: usize = tiles.iter().map(|t| t.count).sum();
-    let count = panels.len() / (cols * PANEL);
-    assert!(panels.len() == count * cols * PANEL && packed.len() >= rows * cols && count * PANEL <= stride);
+    let (cols, rows) = (w.cols, tiles.iter().map(|t| t.count).sum::<usize>());
+    let count = w.panels.len() / w.panel_len();
+    assert!(w.panels.len() == count * w.panel_len() && packed.len() >= rows * cols && count * PANEL <= stride);
     assert!(tiles.iter().all(|t| t.start + t.count <= rows));
     assert!(rows == 0 || y.len() >= (rows - 1) * stride + count * PANEL);
-    for (p, panel) in panels.chunks_exact(cols * PANEL).enumerate() {
-        for lane in (0..PANEL).step_by(N * S::LANES) {
+    let mut halves = PanelTile::ZERO;
+    for (p, panel) in w.panels.chunks_exact(w.panel_len()).enumerate() {
+        // Packed columns are expanded once for all lanes and tiles.
+        let wide = if w.packing.is_some() { PANEL } else { N * S::LANES };
+        for first in (0..PANEL).step_by(wide) {
             for k0 in (0..cols).step_by(BLOCK) {
                 let len = BLOCK.min(cols - k0);
-                for (i, tile) in tiles.iter().enumerate() {
-                    // SAFETY: the asserts above bound every row of panel, packed and y that the tile touches.
-                    unsafe {
-                        let w = panel.as_ptr().add(k0 * PANEL + lane);
-                        let x = packed.as_ptr().add(k0 * rows + tile.start * len);
-                        let c = y.as_mut_ptr().add(tile.start * stride + p * PANEL + lane);
-                        by_count!(tile.count, M => {
-                            block::<S, M, N, true>(w, |k, t| *x.add(k * M + t), len, c, stride, k0 == 0, i == 0)
-                        });
+                let weights = match w.packing {
+                    None => &panel[k0 * PANEL..],
+                    Some(packing) => {
+                        // SAFETY: the caller's contract.
+                        unsafe { expand_tile::<S, HALF>(packing, panel, cols, k0, len, &mut halves) };
+                        &halves.0[..]
+                    }
+                };
+                for lane in (first..first + wide).step_by(N * S::LANES) {
+                    for (i, tile) in tiles.iter().enumerate() {
+                        // SAFETY: the asserts above bound every row of panel, packed and y that the tile touches.
+                        unsafe {
+                            let prefetch = i == 0 && w.packing.is_none();
+                            let w = weights.as_ptr().add(lane);
+                            let x = packed.as_ptr().add(k0 * rows + tile.start * len);
+                            let c = y.as_mut_ptr().add(tile.start * stride + p * PANEL + lane);
+                            by_count!(tile.count, M => {
+                                block::<S, M, N, true>(w, |k, t| *x.add(k * M + t), len, c, stride, k0 == 0, prefetch)
+                            });
+                        }
                     }
                 }
             }
@@ -446,13 +464,13 @@ macro_rules! entry {
     }};
 }
 
-/// The table of one instruction set: vector type, vectors of a GEMV step, vectors of a GEMM tile, features.
+/// The table of one instruction set: vector type, vectors of a GEMV step, of a GEMM tile and of half a panel, features.
 macro_rules! table {
-    ($name:ident, $simd:ty, $gemv:literal, $gemm:literal, $feature:tt) => {
+    ($name:ident, $simd:ty, $gemv:literal, $gemm:literal, $half:literal, $feature:tt) => {
         pub(super) static $name: Kernels = Kernels {
-            gemv: entry!($feature fn(w: &[f16], x: &[f32], y: &mut [f32]) -> () = gemv::<$simd, $gemv>),
-            gemm: entry!($feature fn(w: &[f16], cols: usize, x: &[f32], tiles: &[Tile], y: &mut [f32], stride: usize)
-                -> () = gemm::<$simd, $gemm>),
+            gemv: entry!($feature fn(w: &Tensor<'_>, x: &[f32], y: &mut [f32]) -> () = gemv::<$simd, $gemv, $half>),
+            gemm: entry!($feature fn(w: &Tensor<'_>, x: &[f32], tiles: &[Tile], y: &mut [f32], stride: usize)
+                -> () = gemm::<$simd, $gemm, $half>),
             rmsnorm: entry!($feature fn(h: &[f32], g: &[f32], width: usize, eps: f32, out: &mut [f32])
                 -> bool = rmsnorm::<$simd>),
             rope: entry!($feature fn(head: &mut [f32], cos: &[f32], sin: &[f32]) -> bool = rope::<$simd>),
@@ -465,11 +483,11 @@ macro_rules! table {
     };
 }
 
-table!(PORTABLE, Lanes, 2, 1, []);
+table!(PORTABLE, Lanes, 2, 1, 4, []);
 #[cfg(target_arch = "x86_64")]
-table!(AVX2, super::simd::Avx2, 8, 2, ["avx2,fma,f16c"]);
+table!(AVX2, super::simd::Avx2, 8, 2, 4, ["avx2,fma,f16c"]);
 #[cfg(target_arch = "x86_64")]
-table!(AVX512, super::simd::Avx512, 4, 4, ["avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"]);
+table!(AVX512, super::simd::Avx512, 4, 4, 2, ["avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"]);
 
 #[cfg(test)]
 mod tests {
@@ -503,7 +521,9 @@ mod tests {
             );
             // one panel of one column times 1 is the panel, except that -0 becomes +0
             let mut wide = vec![0.0; finite.len() / 64 * 64];
-            (isa.kernels().gemv)(&finite[..wide.len()], &[1.0], &mut wide);
+            let panels = &finite[..wide.len()];
+            let matrix = Tensor { rows: wide.len(), cols: 1, packing: None, panels };
+            (isa.kernels().gemv)(&matrix, &[1.0], &mut wide);
             let same = |(h, w): (&f16, &f32)| (h.to_f32() + 0.0).to_bits() == w.to_bits();
             assert!(finite.iter().zip(&wide).all(same), "{isa:?}");
         }

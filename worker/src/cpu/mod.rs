@@ -6,6 +6,7 @@ mod decode;
 mod isa;
 mod kernels;
 mod pace;
+mod packed;
 mod pool;
 mod prefill;
 mod resident;
@@ -462,11 +463,6 @@ impl Pass<'_> {
             }
         }
     }
-}
-
-/// The panels of `w` with the given numbers.
-fn panels<'a>(w: &Tensor<'a>, range: std::ops::Range<usize>) -> &'a [f16] {
-    &w.panels[range.start * PANEL * w.cols..range.end * PANEL * w.cols]
 }
 
 fn panel_count(w: &Tensor<'_>) -> usize {

@@ -4,7 +4,7 @@
 use half::f16;
 
 use super::kernels::{pack, Kernels, Tile, TILE};
-use super::{panel_count, panels, Lane, Pass, Point, Pool, Row, Worker};
+use super::{panel_count, Lane, Pass, Point, Pool, Row, Worker};
 use crate::canon::tensor::PANEL;
 use crate::canon::Tensor;
 
@@ -34,7 +34,7 @@ impl Lane {
 
 /// y = w x for all rows, into `y` rows of `stride`.
 fn product(k: &Kernels, w: &Tensor<'_>, packed: &[f32], tiles: &[Tile], y: &mut [f32], stride: usize) {
-    (k.gemm)(w.panels, w.cols, packed, tiles, y, stride);
+    (k.gemm)(w, packed, tiles, y, stride);
 }
 
 /// What is wanted of the tensors of a layer, `len` elements of each row, into the tap.
@@ -195,10 +195,10 @@ pub(super) fn logits(
         mine.extend(tiles(rows.len(), 1));
         packed.resize(rows.len() * head.cols, 0.0);
         pack(&x[rows.start * head.cols..], head.cols, head.cols, mine, packed);
-        (k.gemm)(panels(head, 0..whole), head.cols, packed, mine, out, head.rows);
+        (k.gemm)(&head.panels(0..whole), packed, mine, out, head.rows);
         if whole < last {
             y.resize(rows.len() * PANEL, 0.0);
-            (k.gemm)(panels(head, whole..last), head.cols, packed, mine, y, PANEL);
+            (k.gemm)(&head.panels(whole..last), packed, mine, y, PANEL);
             for (out, y) in out.chunks_exact_mut(head.rows).zip(y.chunks_exact(PANEL)) {
                 out[whole * PANEL..].copy_from_slice(&y[..head.rows - whole * PANEL]);
             }

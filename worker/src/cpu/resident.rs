@@ -6,45 +6,62 @@ use std::sync::Arc;
 use half::f16;
 use memmap2::MmapMut;
 
-use crate::canon::{Architecture, Decoder, Weights};
+use crate::canon::tensor::put_row;
+use crate::canon::{Architecture, Decoder, Tensor, Weights};
 
 /// A decoder whose weights were copied into memory of this process.
 pub struct Resident<M> {
     model: Arc<M>,
     memory: MmapMut,
-    /// Where in `memory`, in halves, each slice begins, in the order of [`Weights::over`].
-    starts: Vec<usize>,
+    /// Whether quantised weights became halves.
+    expanded: bool,
 }
 
-/// Every slice begins at a multiple of this many halves: one cache line.
+/// Every tensor begins at a multiple of this many halves: one cache line.
 const ALIGNMENT: usize = 32;
 
+/// Halves that a tensor takes here.
+fn len(tensor: &Tensor<'_>, expanded: bool) -> usize {
+    match tensor.packing {
+        Some(_) if expanded => Tensor::padded_len(tensor.rows, tensor.cols),
+        _ => tensor.panels.len(),
+    }
+}
+
 impl<M: Decoder> Resident<M> {
-    /// A copy, if it takes at most half of the memory that is free.
-    pub fn copy(model: &Arc<M>) -> Option<Self> {
-        let (mut starts, mut len) = (Vec::new(), 0);
+    /// A copy, if it takes at most half of the memory that is free; `expanded` with all weights as halves.
+    pub fn copy(model: &Arc<M>, expanded: bool) -> Option<Self> {
+        let mut total = 0;
         let weights = model.weights();
-        weights.over(&mut |slice| {
-            starts.push(len);
-            len += slice.len().next_multiple_of(ALIGNMENT);
-            &[]
+        weights.over(&mut |tensor| {
+            total += len(&tensor, expanded).next_multiple_of(ALIGNMENT);
+            Tensor { panels: &[], ..tensor }
         });
-        let bytes = len * size_of::<f16>();
+        let bytes = total * size_of::<f16>();
         if bytes as u64 > free_memory()? / 2 {
             return None;
         }
         let mut memory = MmapMut::map_anon(bytes).ok()?;
         #[cfg(target_os = "linux")]
         memory.advise(memmap2::Advice::HugePage).ok()?;
-        let halves: &mut [f16] = bytemuck::cast_slice_mut(&mut memory);
-        let mut start = starts.iter();
-        weights.over(&mut |slice| {
-            if let Some(start) = start.next() {
-                halves[*start..start + slice.len()].copy_from_slice(slice);
+        let mut rest: &mut [f16] = bytemuck::cast_slice_mut(&mut memory);
+        weights.over(&mut |tensor| {
+            let len = len(&tensor, expanded);
+            let (to, after) =
+                std::mem::take(&mut rest).split_at_mut(len.next_multiple_of(ALIGNMENT));
+            rest = after;
+            if tensor.packing.is_some() && expanded {
+                let mut row = vec![f16::ZERO; tensor.cols];
+                for r in 0..tensor.rows {
+                    tensor.row(r, &mut row);
+                    put_row(to, tensor.cols, r, &row);
+                }
+            } else {
+                to[..len].copy_from_slice(tensor.panels);
             }
-            &[]
+            Tensor { panels: &[], ..tensor }
         });
-        Some(Self { model: model.clone(), memory, starts })
+        Some(Self { model: model.clone(), memory, expanded })
     }
 }
 
@@ -54,11 +71,13 @@ impl<M: Decoder> Decoder for Resident<M> {
     }
 
     fn weights(&self) -> Weights<'_> {
-        let halves: &[f16] = bytemuck::cast_slice(&self.memory);
-        let mut starts = self.starts.iter();
-        self.model.weights().over(&mut |slice| match starts.next() {
-            Some(start) => &halves[*start..start + slice.len()],
-            None => unreachable!("the model has the slices that were copied"),
+        let mut rest: &[f16] = bytemuck::cast_slice(&self.memory);
+        self.model.weights().over(&mut |tensor| {
+            let len = len(&tensor, self.expanded);
+            let (here, after) = rest.split_at(len.next_multiple_of(ALIGNMENT));
+            rest = after;
+            let packing = tensor.packing.filter(|_| !self.expanded);
+            Tensor { rows: tensor.rows, cols: tensor.cols, packing, panels: &here[..len] }
         })
     }
 }

@@ -43,6 +43,14 @@ pub trait Simd: Copy {
     unsafe fn round_half(self) -> (Self, bool);
     #[inline(always)]
     unsafe fn prefetch(_from: *const f16) {}
+
+    /// A dword a lane.
+    type Dwords: Copy;
+    unsafe fn load_dwords(from: *const u8) -> Self::Dwords;
+    /// The number in bits 4 i to 4 i + 3 of each dword, two's complement or not.
+    unsafe fn nibble(dwords: Self::Dwords, i: usize, signed: bool) -> Self;
+    /// A signed byte a lane.
+    unsafe fn load_bytes(from: *const u8) -> Self;
 }
 
 /// Greatest finite half.
@@ -145,6 +153,23 @@ impl Simd for Lanes {
         let rounded = self.0.map(|x| f16::from_f32(x).to_f32());
         let kept = rounded.map(|x| if x.abs() <= HALF_MAX { x } else { 0.0 });
         (Self(kept), rounded.iter().all(|x| x.abs() <= HALF_MAX))
+    }
+
+    type Dwords = [u32; 8];
+    #[inline(always)]
+    unsafe fn load_dwords(from: *const u8) -> Self::Dwords {
+        // SAFETY: the caller's pointer is valid for eight dwords.
+        unsafe { from.cast::<[u32; 8]>().read_unaligned() }.map(u32::from_le)
+    }
+    #[inline(always)]
+    unsafe fn nibble(dwords: Self::Dwords, i: usize, signed: bool) -> Self {
+        let top = dwords.map(|dword| dword << (28 - 4 * i));
+        Self(top.map(|top| if signed { (top as i32 >> 28) as f32 } else { (top >> 28) as f32 }))
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8) -> Self {
+        // SAFETY: the caller's pointer is valid for eight bytes.
+        Self(unsafe { from.cast::<[i8; 8]>().read_unaligned() }.map(f32::from))
     }
 }
 
@@ -274,6 +299,32 @@ mod x86 {
                 (_mm256_and_ps(rounded, finite), _mm256_movemask_ps(finite) == 0xff)
             }
         }
+
+        type Dwords = __m256i;
+        #[inline(always)]
+        unsafe fn load_dwords(from: *const u8) -> Self::Dwords {
+            // SAFETY: the caller has the instruction set and a valid pointer.
+            unsafe { _mm256_loadu_si256(from.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn nibble(dwords: Self::Dwords, i: usize, signed: bool) -> Self {
+            // SAFETY: the caller has the instruction set.
+            unsafe {
+                let code = if signed {
+                    let top = _mm256_sllv_epi32(dwords, _mm256_set1_epi32(28 - 4 * i as i32));
+                    _mm256_srai_epi32::<28>(top)
+                } else {
+                    let low = _mm256_srlv_epi32(dwords, _mm256_set1_epi32(4 * i as i32));
+                    _mm256_and_si256(low, _mm256_set1_epi32(15))
+                };
+                _mm256_cvtepi32_ps(code)
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_bytes(from: *const u8) -> Self {
+            // SAFETY: the caller has the instruction set and a valid pointer.
+            unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) }
+        }
     }
 
     impl Simd for Avx512 {
@@ -323,6 +374,30 @@ mod x86 {
                     _mm512_cmp_ps_mask::<_CMP_LE_OQ>(_mm512_abs_ps(rounded), _mm512_set1_ps(HALF_MAX));
                 (_mm512_maskz_mov_ps(finite, rounded), finite == 0xffff)
             }
+        }
+
+        type Dwords = __m512i;
+        #[inline(always)]
+        unsafe fn load_dwords(from: *const u8) -> Self::Dwords {
+            // SAFETY: the caller has the instruction set and a valid pointer.
+            unsafe { _mm512_loadu_si512(from.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn nibble(dwords: Self::Dwords, i: usize, signed: bool) -> Self {
+            // SAFETY: the caller has the instruction set.
+            unsafe {
+                let low = _mm512_srlv_epi32(dwords, _mm512_set1_epi32(4 * i as i32));
+                // A table is cheaper than a conversion, and looks at the low 4 bits of an index alone.
+                let high = if signed { -8.0 } else { 8.0 };
+                let table: [f32; 16] =
+                    std::array::from_fn(|q| if q < 8 { q as f32 } else { high + (q - 8) as f32 });
+                _mm512_permutexvar_ps(low, _mm512_loadu_ps(table.as_ptr()))
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_bytes(from: *const u8) -> Self {
+            // SAFETY: the caller has the instruction set and a valid pointer.
+            unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
         }
     }
 }

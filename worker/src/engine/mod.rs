@@ -22,7 +22,7 @@ pub use error::EngineError;
 pub use session::{Generation, Request, Session};
 
 use crate::canon::reference::Reference;
-use crate::canon::{Architecture, Decoder, Device, SamplingParams, PAGE};
+use crate::canon::{Architecture, Decoder, Device, SamplingParams, Tensor, PAGE};
 use crate::cpu::{free_memory, page_bytes, Cpu, Isa, Resident};
 use crate::model::manifest::check_architecture;
 use pages::Pages;
@@ -89,7 +89,7 @@ impl Engine {
         check(&*model)?;
         let Options { isa, threads, huge_pages, .. } = options;
         let pages = options.pages(model.arch());
-        let device: Box<dyn Device> = match huge_pages.then(|| Resident::copy(&model)).flatten() {
+        let device: Box<dyn Device> = match huge_pages.then(|| Resident::copy(&model, false)).flatten() {
             Some(resident) => Box::new(Cpu::new(Arc::new(resident), isa, threads, pages)?),
             None => Box::new(Cpu::new(model, isa, threads, pages)?),
         };
@@ -190,8 +190,11 @@ fn check(model: &dyn Decoder) -> Result<(), EngineError> {
         ]);
     }
     for (name, w, rows, cols) in matrices {
-        let len = crate::canon::Tensor::padded_len(rows as usize, cols as usize);
-        if (w.rows, w.cols, w.panels.len()) != (rows as usize, cols as usize, len) {
+        let len = match w.packing {
+            None => Some(Tensor::padded_len(rows as usize, cols as usize)),
+            Some(packing) => packing.padded_len(rows as usize, cols as usize),
+        };
+        if (w.rows, w.cols, Some(w.panels.len())) != (rows as usize, cols as usize, len) {
             return Err(EngineError::invalid(
                 name,
                 format!("{} x {}", w.rows, w.cols),

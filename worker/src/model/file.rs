@@ -175,7 +175,7 @@ impl Model {
             let found = if slot.is_vector() {
                 *blake3::hash(bytemuck::cast_slice(halves)).as_bytes()
             } else {
-                matrix_digest(&Tensor { rows: slot.rows, cols: slot.cols, panels: halves })
+                matrix_digest(&Tensor { rows: slot.rows, cols: slot.cols, packing: None, panels: halves })
             };
             same(slot, &found, expected)
         })
@@ -221,6 +221,7 @@ impl Model {
             Tensor {
                 rows: slot.rows,
                 cols: slot.cols,
+                packing: None,
                 panels: bytemuck::cast_slice(&self.map[range.clone()]),
             }
         };
