@@ -161,10 +161,14 @@ fn packed_weights() {
     for packing in Packing::ALL {
         let model = RandomDecoder::new(arch.clone(), 10).packed(packing);
         let weights = model.weights();
-        assert!([weights.embedding, weights.head, weights.layers[1].down].iter().all(|w| w.packing == Some(packing)));
-        let expanded = Resident::copy(&Arc::new(RandomDecoder::new(arch.clone(), 10).packed(packing)), true).unwrap();
+        assert!([weights.embedding, weights.head, weights.layers[1].down]
+            .iter()
+            .all(|w| w.packing == Some(packing)));
+        let expanded =
+            Resident::copy(&Arc::new(RandomDecoder::new(arch.clone(), 10).packed(packing)), true).unwrap();
         assert!(expanded.weights().layers[1].down.packing.is_none());
-        let want = run(&Cpu::new(Arc::new(expanded), Isa::detect(), 2, PAGES).unwrap(), &tokens(70, 131), &[]);
+        let want =
+            run(&Cpu::new(Arc::new(expanded), Isa::detect(), 2, PAGES).unwrap(), &tokens(70, 131), &[]);
         let got = agree(model, 1..=2, 70, &[&[], &[1, 1, 50, 3, 1], &[41, 20]]);
         assert!(got == want.forward, "{packing:?}");
     }

@@ -118,7 +118,8 @@ impl Matrix {
                     Packing::Q8_0 => (high.max(-low) / 127.0, 0.0, -127.0, 127.0),
                 };
                 let (d, m) = (f16::from_f32(d), f16::from_f32(m));
-                let code = |x: &f16| ((x.to_f32() - m.to_f32()) / d.to_f32()).round().clamp(least, most) as i8;
+                let code =
+                    |x: &f16| ((x.to_f32() - m.to_f32()) / d.to_f32()).round().clamp(least, most) as i8;
                 let q: [i8; GROUP] = std::array::from_fn(|i| code(&values[i]));
                 // Exact in f64, and so rounded once.
                 let value = |q: &i8| f16::from_f32((d.to_f64() * f64::from(*q) + m.to_f64() + 0.0) as f32);

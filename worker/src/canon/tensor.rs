@@ -36,7 +36,11 @@ impl<'a> Tensor<'a> {
     /// The panels with the given numbers, as a matrix of their rows, padding included.
     pub fn panels(&self, range: std::ops::Range<usize>) -> Tensor<'a> {
         let len = self.panel_len();
-        Tensor { rows: range.len() * PANEL, panels: &self.panels[range.start * len..range.end * len], ..*self }
+        Tensor {
+            rows: range.len() * PANEL,
+            panels: &self.panels[range.start * len..range.end * len],
+            ..*self
+        }
     }
 
     /// Element (`row`, `k`).

@@ -182,7 +182,9 @@ unsafe fn gemm<S: Simd, const N: usize, const HALF: usize>(
 ) {
     let (cols, rows) = (w.cols, tiles.iter().map(|t| t.count).sum::<usize>());
     let count = w.panels.len() / w.panel_len();
-    assert!(w.panels.len() == count * w.panel_len() && packed.len() >= rows * cols && count * PANEL <= stride);
+    assert!(
+        w.panels.len() == count * w.panel_len() && packed.len() >= rows * cols && count * PANEL <= stride
+    );
     assert!(tiles.iter().all(|t| t.start + t.count <= rows));
     assert!(rows == 0 || y.len() >= (rows - 1) * stride + count * PANEL);
     let mut halves = PanelTile::ZERO;

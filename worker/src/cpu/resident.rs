@@ -47,8 +47,7 @@ impl<M: Decoder> Resident<M> {
         let mut rest: &mut [f16] = bytemuck::cast_slice_mut(&mut memory);
         weights.over(&mut |tensor| {
             let len = len(&tensor, expanded);
-            let (to, after) =
-                std::mem::take(&mut rest).split_at_mut(len.next_multiple_of(ALIGNMENT));
+            let (to, after) = std::mem::take(&mut rest).split_at_mut(len.next_multiple_of(ALIGNMENT));
             rest = after;
             if tensor.packing.is_some() && expanded {
                 let mut row = vec![f16::ZERO; tensor.cols];
