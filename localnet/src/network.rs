@@ -41,9 +41,11 @@ struct Ports {
     grpc: u16,
     rest: u16,
     serving: u16,
+    gateway: u16,
 }
 
-const PORTS: Ports = Ports { rpc: 26_657, p2p: 26_757, grpc: 9_090, rest: 1_317, serving: 7_070 };
+const PORTS: Ports =
+    Ports { rpc: 26_657, p2p: 26_757, grpc: 9_090, rest: 1_317, serving: 7_070, gateway: 8_080 };
 
 fn local(base: u16, index: usize) -> SocketAddr {
     ([127, 0, 0, 1], base + index as u16).into()
@@ -68,6 +70,7 @@ pub struct Network {
     pub paths: Paths,
     pub validators: Vec<Validator>,
     pub workers: Vec<Worker>,
+    pub gateway: Gateway,
     pub users: Vec<SigningKey>,
     pub model: [u8; 32],
     /// When the program began.
@@ -93,6 +96,13 @@ pub struct Validator {
     pub rpc: SocketAddr,
     pub node: Process,
     pub verifier: Process,
+}
+
+/// OpenAI's API in front of the network, and its process.
+pub struct Gateway {
+    pub key: SigningKey,
+    pub listen: SocketAddr,
+    pub process: Process,
 }
 
 /// A worker and its process.
@@ -174,10 +184,11 @@ impl Network {
         for index in 0..WORKERS {
             workers.push(worker(&paths, &format!("worker{index}"), index, &validators)?);
         }
+        let gateway = gateway(&paths, &model, &validators[0])?;
         let users = (0..USERS).map(|index| key(&format!("user{index}"))).collect::<Result<_>>()?;
         let now = Instant::now();
         let progress = Progress { height: 0, since: now, looked: now };
-        let mut network = Network { paths, validators, workers, users, model, started, progress };
+        let mut network = Network { paths, validators, workers, gateway, users, model, started, progress };
         network.write_genesis(&homes, model_entry)?;
         Ok(network)
     }
@@ -206,6 +217,7 @@ impl Network {
         for worker in &self.workers {
             add_account(&mut genesis, &worker.key.address(), 10_000 * DN)?;
         }
+        add_account(&mut genesis, &self.gateway.key.address(), 1_000 * DN)?;
         for user in &self.users {
             add_account(&mut genesis, &user.address(), 10_000 * DN)?;
         }
@@ -239,6 +251,7 @@ impl Network {
             validator.verifier.check()?;
         }
         self.workers.iter_mut().try_for_each(|worker| worker.process.check())?;
+        self.gateway.process.check()?;
         self.check_progress().await
     }
 
@@ -303,6 +316,7 @@ impl Network {
 
     /// Stops everything: those that compute first, then the nodes.
     pub fn stop(&mut self) {
+        self.gateway.process.stop();
         let workers = || self.workers.iter().map(|w| &w.process);
         let verifiers = || self.validators.iter().map(|v| &v.verifier);
         workers().chain(verifiers()).for_each(|p| p.signal(libc::SIGTERM));
@@ -335,6 +349,21 @@ fn worker(paths: &Paths, name: &str, index: usize, validators: &[Validator]) -> 
     ];
     let (key, process) = agent(paths, name, "run", &settings)?;
     Ok(Worker { name: name.into(), key, endpoint, backs, process })
+}
+
+/// A gateway to this network.
+fn gateway(paths: &Paths, model: &[u8; 32], validator: &Validator) -> Result<Gateway> {
+    let settings = [
+        ("--node", validator.grpc.to_string()),
+        ("--comet", format!("http://{}", validator.rpc)),
+        ("--metrics", String::new()),
+    ];
+    let listen = local(PORTS.gateway, 0);
+    let (key, mut process) = agent(paths, "gateway", "gateway", &settings)?;
+    let (model, listens, budget) = (hex::encode(model), listen.to_string(), (100 * DN).to_string());
+    let program = paths.bin.join("deepnode-worker");
+    process.replace(&program, &["--model", &model, "--listen", &listens, "--budget-day", &budget]);
+    Ok(Gateway { key, listen, process })
 }
 
 /// A process of `deepnode-worker`, with its folder and key. All of them map one model file.
@@ -403,6 +432,7 @@ fn free_ports() -> Result<()> {
             free(what, local(base, index))?;
         }
     }
+    free("the gateway", local(PORTS.gateway, 0))?;
     (0..WORKERS).try_for_each(|index| free("a worker", local(PORTS.serving, index)))
 }
 

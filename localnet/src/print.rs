@@ -38,6 +38,7 @@ pub fn usage(network: &Network) {
     let dir = network.paths.dir.display();
     let bin = network.paths.bin.display();
     step("running until Ctrl-C");
+    println!("   OpenAI's API http://{}/v1, any key", network.gateway.listen);
     println!("   gRPC 127.0.0.1:9090, REST http://127.0.0.1:1317, CometBFT http://127.0.0.1:26657");
     println!("   {bin}/deepnoded ask SmolLM2-135M-Instruct \"Why is the sky blue?\" --from user0 \\");
     println!("       --keyring-backend test --keyring-dir {dir}");

@@ -48,16 +48,22 @@ pub struct Start {
     /// Log filter, such as `info` or `warn,deepnode_abci_server=debug`.
     #[arg(long, env = "DEEPNODE_LOG", default_value = "info")]
     log: String,
-    /// Logs as JSON lines.
-    #[arg(long)]
-    log_json: bool,
+    /// How logs are written: for people, or a JSON object a line.
+    #[arg(long, env = "DEEPNODE_LOG_FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
 }
 
 impl Start {
     pub fn run(self, home: &Path) -> Result<()> {
         let filter = tracing_subscriber::EnvFilter::try_new(&self.log).context("--log")?;
         let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-        if self.log_json {
+        if matches!(self.log_format, LogFormat::Json) {
             logs.json().init();
         } else {
             logs.init();

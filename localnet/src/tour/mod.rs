@@ -2,6 +2,7 @@
 
 mod deaths;
 mod dishonest;
+mod gateway;
 mod power;
 mod proposal;
 mod question;
@@ -37,6 +38,7 @@ pub async fn run(network: &mut Network, text: &str) -> Result<()> {
     let start = network.powers().await?;
     power::print(network, &start, None);
     question::show(network, &client, text).await?;
+    gateway::sells_an_answer(network, &client, text).await?;
     power::follows_work(network, &client, &start).await?;
     dishonest::is_convicted(network, &client).await?;
     proposal::changes_a_parameter(network, &client).await?;

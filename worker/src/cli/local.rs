@@ -39,9 +39,14 @@ impl Local {
         model.verify().with_context(|| path.display().to_string())?;
         let model = Arc::new(model);
         let default = Options::default();
-        let options = Options { threads: self.threads.map_or(default.threads, usize::from), ..default };
+        let options = Options { threads: self.threads(), ..default };
         let engine = Engine::new(model.clone(), options)?;
         Ok((model, engine))
+    }
+
+    /// Threads that compute.
+    pub(super) fn threads(&self) -> usize {
+        self.threads.map_or(Options::default().threads, usize::from)
     }
 }
 

@@ -1,17 +1,23 @@
 //! The command line of an operator.
 
+mod bench;
 mod chat;
 mod config;
 mod daemon;
+mod doctor;
 mod gateway;
 mod init;
 mod local;
 mod models;
+mod pull;
 mod serve;
 mod status;
+mod watch;
 
+pub use bench::cu;
 pub use config::{Config, Home, WorkerConfig};
 pub use daemon::run;
+pub use doctor::{examine, Check, State};
 
 use std::path::PathBuf;
 
@@ -40,16 +46,26 @@ pub struct Global {
     /// Prefix of the chain's addresses; asked of the node by default.
     #[arg(long, global = true, env = "DEEPNODE_BECH32_PREFIX")]
     bech32_prefix: Option<String>,
-    /// Logs as JSON lines.
-    #[arg(long, global = true)]
-    log_json: bool,
+    /// How logs are written: for people, or a JSON object a line.
+    #[arg(long, global = true, env = "DEEPNODE_LOG_FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Writes worker.toml and makes the key
     Init(Box<init::Init>),
-    /// Imports models, lists them
+    /// Looks at this machine, the home and the chain, and says what is to be mended
+    Doctor(doctor::Args),
+    /// Measures what this machine computes, and what that would earn
+    Bench(bench::Args),
+    /// Imports models, fetches them, lists them
     #[command(subcommand)]
     Models(models::Models),
     /// Works: accepts tasks, answers them, serves their users and auditors
@@ -82,7 +98,7 @@ impl Global {
     fn log(&self) {
         let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
         let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-        if self.log_json {
+        if self.log_format == LogFormat::Json {
             log.json().init();
         } else {
             log.init();
@@ -99,6 +115,8 @@ impl Cli {
         }
         match self.command {
             Command::Init(init) => init.run(global),
+            Command::Doctor(args) => doctor::run(global, args),
+            Command::Bench(args) => bench::run(global, args),
             Command::Models(models) => models.run(global),
             Command::Run => run(global, |_, engines, _| Ok(engines)),
             Command::Verify => daemon::verify(global),

@@ -1,4 +1,4 @@
-//! `models import`, `models list`
+//! `models import`, `models pull`, `models list`
 
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,8 @@ use crate::model::{import, list, Imported};
 pub(super) enum Models {
     /// Makes a model of a GGUF file; prints its id
     Import { gguf: PathBuf },
+    /// Fetches a model from a URL, and imports it; prints its id
+    Pull(super::pull::Pull),
     /// Lists the models
     List {
         #[arg(long)]
@@ -31,6 +33,7 @@ impl Models {
                     eprintln!("It was imported before.");
                 }
             }
+            Self::Pull(pull) => pull.run(global)?,
             Self::List { json } => {
                 let listings = list(&folder)?;
                 if json {

@@ -17,10 +17,19 @@ use super::{block_on, Global, Home};
 pub(super) struct Args {
     #[arg(long)]
     json: bool,
+    /// Shows it live, until q is pressed.
+    #[arg(long, conflicts_with = "json")]
+    watch: bool,
+    /// Seconds between two looks.
+    #[arg(long, default_value_t = 2, requires = "watch", value_parser = clap::value_parser!(u16).range(1..))]
+    interval: u16,
 }
 
 pub(super) fn run(global: &Global, args: Args) -> anyhow::Result<()> {
     let home = global.open()?;
+    if args.watch {
+        return super::watch::run(&home, std::time::Duration::from_secs(args.interval.into()));
+    }
     let status = block_on(status(&home))?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&status)?);
@@ -40,7 +49,8 @@ pub(super) fn run(global: &Global, args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn plain(value: &Value) -> String {
+/// A value as people read it.
+pub(super) fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => "-".into(),
@@ -49,7 +59,7 @@ fn plain(value: &Value) -> String {
     }
 }
 
-async fn status(home: &Home) -> anyhow::Result<Value> {
+pub(super) async fn status(home: &Home) -> anyhow::Result<Value> {
     // The address is public: no passphrase is needed.
     let address = home.keyring(Passphrase::Prompt)?.show(&home.config.key)?.address.to_string();
     let client = Client::connect(&home.config.node).await?.expect_chain(&home.config.chain_id)?;

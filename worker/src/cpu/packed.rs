@@ -99,7 +99,7 @@ pub unsafe fn gemv<S: Simd, const N: usize>(packing: Packing, w: &Tensor<'_>, x:
 unsafe fn gemv_of<S: Simd, const N: usize>(packing: Packing, w: &Tensor<'_>, x: &[f32], y: &mut [f32]) {
     let half_len = w.panel_len() / 2;
     assert!(N * S::LANES == HALF_PANEL && x.len() == w.cols && w.cols.is_multiple_of(GROUP));
-    assert!(y.len() % PANEL == 0 && w.panels.len() == y.len() / HALF_PANEL * half_len);
+    assert!(y.len().is_multiple_of(PANEL) && w.panels.len() == y.len() / HALF_PANEL * half_len);
     for (half, y) in w.panels.chunks_exact(half_len).zip(y.chunks_exact_mut(HALF_PANEL)) {
         let mut block = half.as_ptr().cast::<u8>();
         for (b, x) in x.chunks(BLOCK).enumerate() {

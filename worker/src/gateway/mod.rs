@@ -131,6 +131,11 @@ impl Gateway {
         format!("canon/{CANON}-{}", &self.id[..16])
     }
 
+    /// What is counted, in Prometheus' format.
+    pub fn metrics(&self) -> String {
+        self.metrics.text() + &self.backend.metrics()
+    }
+
     /// The names that a request may call the model by.
     fn names(&self) -> impl Iterator<Item = &str> {
         self.settings.name.as_deref().into_iter().chain([self.id.as_str()])
@@ -236,7 +241,7 @@ async fn health(State(gateway): State<Arc<Gateway>>) -> Result<Json<Value>, ApiE
 }
 
 async fn prometheus(State(gateway): State<Arc<Gateway>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, TEXT_FORMAT)], gateway.metrics.text() + &gateway.backend.metrics())
+    ([(CONTENT_TYPE, TEXT_FORMAT)], gateway.metrics())
 }
 
 fn unix_seconds() -> u64 {

@@ -78,7 +78,7 @@ impl Worker {
             Some(task) => match task.status() {
                 TaskStatus::Assigned => {}
                 // Beyond what the loop asks for at once, as after a restart.
-                TaskStatus::Accepted => self.take(task, false),
+                TaskStatus::Accepted => self.take(task),
                 TaskStatus::Submitted => {
                     self.journal.lock().submitted(id)?;
                     if task.drawn {

@@ -73,6 +73,8 @@ pub struct Worker {
     inputs: Notify,
     /// One task generates at a time: all cores work on it.
     turn: Semaphore,
+    /// Set when the worker was told to stop: what it has not accepted goes back to the chain.
+    stopping: AtomicBool,
     /// Ends generations when the time to drain is over.
     cancel: AtomicBool,
     pub metrics: Arc<Metrics>,
@@ -99,6 +101,7 @@ impl Worker {
             shown: Mutex::default(),
             inputs: Notify::new(),
             turn: Semaphore::new(1),
+            stopping: AtomicBool::new(false),
             cancel: AtomicBool::new(false),
             metrics: Arc::default(),
         })
@@ -112,8 +115,8 @@ impl Worker {
         self.executor.models()
     }
 
-    /// Works until `stop` becomes true; then tasks under way get the time to drain. What is not done then goes on
-    /// after a restart.
+    /// Works until `stop` becomes true; then tasks that are accepted get the time to drain, others are given back. What
+    /// is not done then goes on after a restart.
     pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         let keeper = tokio::spawn(self.clone().keep());
         let mut poll = tokio::time::interval(self.pace.poll);
@@ -126,6 +129,8 @@ impl Worker {
                 () = self.chain.next_block() => {}
                 _ = stop.wait_for(|stop| *stop), if deadline.is_none() => {
                     deadline = Some(Instant::now() + self.pace.drain);
+                    self.stopping.store(true, Ordering::Relaxed);
+                    self.inputs.notify_waiters();
                     tracing::info!(under_way = self.driven.lock().len(), "stopping: no new tasks");
                 }
             }
@@ -141,7 +146,7 @@ impl Worker {
                     }
                     reachable = true;
                     for task in tasks {
-                        self.take(task, deadline.is_some());
+                        self.take(task);
                     }
                 }
                 Err(error) => {
@@ -159,12 +164,8 @@ impl Worker {
     }
 
     /// Begins to drive a task, unless that is done already.
-    fn take(self: &Arc<Self>, task: Task, draining: bool) {
-        let due = match task.status() {
-            TaskStatus::Assigned => !draining,
-            TaskStatus::Accepted => true,
-            _ => false,
-        };
+    fn take(self: &Arc<Self>, task: Task) {
+        let due = matches!(task.status(), TaskStatus::Assigned | TaskStatus::Accepted);
         if !due || !self.driven.lock().insert(task.id) {
             return;
         }

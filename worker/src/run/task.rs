@@ -19,6 +19,8 @@ use crate::request;
 
 /// Greatest reason to decline, bytes.
 const MAX_REASON: usize = 200;
+/// Why a task is given back.
+const STOPPING: &str = "the worker is stopping";
 
 impl Worker {
     /// Takes a task as far as it goes. An error is tried again later, from the chain's state then.
@@ -36,12 +38,18 @@ impl Worker {
             return self.decline(&task, "the model is not loaded".into()).await;
         };
         let Some(input) = self.input(&task).await? else {
-            return self.lost(id);
+            return match self.gives_back(&task) {
+                true => self.decline(&task, STOPPING.into()).await,
+                false => self.lost(id),
+            };
         };
         let prompt = match self.read(&task, &ask, &model, input).await? {
             Ok(prompt) => prompt,
             Err(reason) => return self.decline(&task, reason).await,
         };
+        if self.gives_back(&task) {
+            return self.decline(&task, STOPPING.into()).await;
+        }
         let Some(task) = self.accept(task).await? else {
             return self.lost(id);
         };
@@ -63,7 +71,12 @@ impl Worker {
         Ok(task.filter(ours))
     }
 
-    /// The input, when it has come: with the task, or from the user. None if the task was taken away.
+    /// Whether a task is not to be accepted any more: another worker can still do it in time.
+    fn gives_back(&self, task: &Task) -> bool {
+        self.stopping.load(Ordering::Relaxed) && task.status() == TaskStatus::Assigned
+    }
+
+    /// The input, when it has come: with the task, or from the user. None if the task was taken away, or is given back.
     async fn input(&self, task: &Task) -> anyhow::Result<Option<Vec<u8>>> {
         if !task.inline_input.is_empty() {
             return Ok(Some(task.inline_input.clone()));
@@ -74,6 +87,9 @@ impl Worker {
             let digest = self.journal.lock().get(task.id).and_then(|t| t.input);
             if let Some(input) = digest.map(|d| self.blobs.get(&d)).transpose()?.flatten() {
                 return Ok(Some(input));
+            }
+            if self.gives_back(task) {
+                return Ok(None);
             }
             let _ = tokio::time::timeout(self.pace.poll, came).await;
             self.check_cancelled()?;

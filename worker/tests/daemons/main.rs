@@ -316,6 +316,27 @@ impl<F: Fn(&mut Generation) + Send + Sync + 'static> Executor for Bent<F> {
     }
 }
 
+/// Told to stop, a worker ends what it accepted and gives back what it did not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_gives_back_what_is_not_accepted() {
+    let home = tempfile::tempdir().unwrap();
+    let model = small_model(home.path());
+    let chain = FakeChain::new(key(1));
+    let _blocks = Blocks::of(&chain);
+    let (worker, user, _) = addresses();
+    let slowly = |_: &mut Generation| std::thread::sleep(Duration::from_millis(150));
+    let running = Running::start(&chain, home.path(), Bent(engines(&model), slowly), true).await;
+    let ask = || ask(&model, TEXT.as_bytes(), InputKind::Text, 0);
+    let accepted = chain.assign(&worker, &user, ask(), 40, TEXT.as_bytes());
+    until("it is accepted", || chain.task_now(accepted).status() == TaskStatus::Accepted).await;
+    // Its input has not come.
+    let waiting = chain.assign(&worker, &user, ask(), 40, b"");
+    running.stop().await;
+    assert_eq!(chain.task_now(accepted).status(), TaskStatus::Submitted);
+    assert_eq!(chain.task_now(waiting).status(), TaskStatus::Open);
+    assert_eq!(chain.state.lock().declined[&waiting], "the worker is stopping");
+}
+
 /// The receipt is lost on its way, the worker is killed and comes back computing something else: it sends the same
 /// receipt, and no other one. A second process with its journal does not start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

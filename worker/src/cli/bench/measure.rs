@@ -1,0 +1,167 @@
+//! Tokens a second, and how much of the memory's speed they reach.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::cost::{bytes_a_token, cu};
+use crate::canon::sample::argmax;
+use crate::canon::SamplingParams;
+use crate::engine::{Batch, Engine, Event, Job, Limits};
+use crate::model::Model;
+
+/// Tokens of a prompt, and of an answer, where the context has room for them.
+const INPUT: usize = 256;
+const OUTPUT: usize = 64;
+/// Requests that are computed together.
+const TOGETHER: usize = 8;
+/// Bytes that are read to see how fast memory is: more than any cache holds.
+const READ: usize = 512 << 20;
+const ROUNDS: usize = 3;
+
+/// What was measured.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Figures {
+    input: usize,
+    output: usize,
+    /// Of one prompt.
+    prefill_tokens_a_second: f64,
+    /// Of one sequence, a token at a time.
+    decode_tokens_a_second: f64,
+    together: usize,
+    /// Of so many answers together.
+    together_tokens_a_second: f64,
+    /// Bytes of weights a second that decoding one sequence reads; 10^9.
+    reached_gb_a_second: f64,
+    /// What a plain sum over memory reaches with the same threads.
+    memory_gb_a_second: f64,
+    cu_a_second_alone: f64,
+    cu_a_second_together: f64,
+}
+
+impl Figures {
+    pub fn of(model: &Model, engine: &Engine, threads: usize) -> anyhow::Result<Self> {
+        let arch = model.arch();
+        let output = OUTPUT.min(arch.context as usize / 4);
+        let input = INPUT.min(arch.context as usize / 2);
+        // No two prompts begin alike: what was computed before would be used again.
+        let mut number = 0u32;
+        let mut prompt = || -> Vec<u32> {
+            number += 1;
+            let id = |i: u32| (i + number * input as u32).wrapping_mul(2_654_435_761) % arch.vocab;
+            (0..input as u32).map(id).collect()
+        };
+        let (prefill, decode) = best(|| alone(engine, &prompt(), output))?;
+        let (alone, _) = best(|| batch(model, engine, vec![prompt()], output))?;
+        let (together, rate) =
+            best(|| batch(model, engine, (0..TOGETHER).map(|_| prompt()).collect(), output))?;
+        let cu = cu(arch, input as u32, output as u32) as f64;
+        Ok(Self {
+            input,
+            output,
+            prefill_tokens_a_second: prefill,
+            decode_tokens_a_second: decode,
+            together: TOGETHER,
+            together_tokens_a_second: rate,
+            reached_gb_a_second: decode * bytes_a_token(&model.weights()) as f64 / 1e9,
+            memory_gb_a_second: read_rate(threads) / 1e9,
+            cu_a_second_alone: alone * cu,
+            cu_a_second_together: together * TOGETHER as f64 * cu,
+        })
+    }
+
+    /// With as many requests as make it fastest.
+    pub fn cu_a_second(&self) -> f64 {
+        self.cu_a_second_alone.max(self.cu_a_second_together)
+    }
+}
+
+/// The best of some rounds, number by number: what else the machine does makes it slower only.
+fn best(mut measure: impl FnMut() -> anyhow::Result<(f64, f64)>) -> anyhow::Result<(f64, f64)> {
+    (0..ROUNDS).try_fold((0.0, 0.0), |(a, b): (f64, f64), _| {
+        let (x, y) = measure()?;
+        Ok((a.max(x), b.max(y)))
+    })
+}
+
+/// Tokens a second of one prompt, and of what follows it.
+fn alone(engine: &Engine, prompt: &[u32], output: usize) -> anyhow::Result<(f64, f64)> {
+    let mut session = engine.session(prompt.len() + output)?;
+    let began = Instant::now();
+    session.prefill(prompt)?;
+    let mut next = session.logits()?.map_or(0, argmax);
+    let prefill = began.elapsed();
+    let began = Instant::now();
+    for _ in 0..output {
+        session.step(next)?;
+        next = session.logits()?.map_or(0, argmax);
+    }
+    let rate = |n: usize, took: Duration| n as f64 / took.as_secs_f64();
+    Ok((rate(prompt.len(), prefill), rate(output, began.elapsed())))
+}
+
+/// Rounds of all requests a second, and tokens that they make a second. An answer may end early: then less was done
+/// than was to be measured, and the round counts for as much as it was.
+fn batch(
+    model: &Model,
+    engine: &Engine,
+    prompts: Vec<Vec<u32>>,
+    output: usize,
+) -> anyhow::Result<(f64, f64)> {
+    let wanted = prompts.len() * output;
+    let mut batch = Batch::new(engine, model.tokenizer(), Limits::default());
+    let began = Instant::now();
+    for (id, prompt) in prompts.into_iter().enumerate() {
+        let params = SamplingParams::GREEDY;
+        let max_output = output as u32;
+        batch.push(id as u64, Job { prompt, params, max_output, stop: Vec::new(), logprobs: None })?;
+    }
+    let mut tokens = 0;
+    while !batch.is_empty() {
+        batch.step(&mut |_, event| tokens += usize::from(matches!(event, Event::Token { .. })))?;
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    Ok((tokens as f64 / wanted as f64 / seconds, tokens as f64 / seconds))
+}
+
+/// Bytes a second that so many threads sum up.
+fn read_rate(threads: usize) -> f64 {
+    let data = vec![1u64; READ / 8];
+    let part = data.len().div_ceil(threads.max(1));
+    let round = || {
+        let began = Instant::now();
+        let sum: u64 = std::thread::scope(|scope| {
+            let sums: Vec<_> =
+                data.chunks(part).map(|part| scope.spawn(move || part.iter().sum::<u64>())).collect();
+            sums.into_iter().filter_map(|sum| sum.join().ok()).sum()
+        });
+        std::hint::black_box(sum);
+        READ as f64 / began.elapsed().as_secs_f64()
+    };
+    (0..ROUNDS).map(|_| round()).fold(0.0, f64::max)
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { input, output, together, .. } = self;
+        writeln!(f, "prefill               {:.1} tokens/s ({input} at once)", self.prefill_tokens_a_second)?;
+        writeln!(f, "decode                {:.1} tokens/s", self.decode_tokens_a_second)?;
+        writeln!(
+            f,
+            "decode, {together} together    {:.1} tokens/s, their prompts included",
+            self.together_tokens_a_second
+        )?;
+        let part = 100.0 * self.reached_gb_a_second / self.memory_gb_a_second;
+        writeln!(
+            f,
+            "memory                {:.1} GB/s of weights, {part:.0}% of the {:.1} GB/s that a sum reaches",
+            self.reached_gb_a_second, self.memory_gb_a_second
+        )?;
+        write!(
+            f,
+            "compute               {:.0} CU/s alone, {:.0} CU/s with {together} requests of {input} tokens in and {output} out",
+            self.cu_a_second_alone, self.cu_a_second_together
+        )
+    }
+}

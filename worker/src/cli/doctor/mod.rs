@@ -1,0 +1,106 @@
+//! `doctor`: what stands in the way of a worker on this machine, each with the way to mend it.
+
+mod chain;
+mod machine;
+mod setup;
+
+use std::fmt;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::{block_on, Global, Home};
+
+/// What was found out about one thing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    pub name: &'static str,
+    pub state: State,
+    pub found: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    Ok,
+    /// It works, and would work better otherwise.
+    Warning,
+    /// It does not work.
+    Mend,
+}
+
+impl Check {
+    pub(self) fn ok(name: &'static str, found: impl Into<String>) -> Self {
+        Self { name, state: State::Ok, found: found.into(), remedy: None }
+    }
+
+    pub(self) fn warning(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { name, state: State::Warning, found: found.into(), remedy: Some(remedy.into()) }
+    }
+
+    pub(self) fn mend(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { name, state: State::Mend, found: found.into(), remedy: Some(remedy.into()) }
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.state {
+            State::Ok => "ok",
+            State::Warning => "warning",
+            State::Mend => "MEND",
+        };
+        write!(f, "{state:<8} {:<12} {}", self.name, self.found)?;
+        match &self.remedy {
+            Some(remedy) => write!(f, "\n{:<22}{remedy}", ""),
+            None => Ok(()),
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[arg(long)]
+    json: bool,
+    /// Reads every weight of the models and compares it with their ids.
+    #[arg(long)]
+    weights: bool,
+}
+
+/// An error if something is to be mended.
+pub(super) fn run(global: &Global, args: Args) -> anyhow::Result<()> {
+    let checks = block_on(async { Ok(examine(&global.home, args.weights).await) })?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&checks)?);
+    } else {
+        checks.iter().for_each(|check| println!("{check}"));
+    }
+    match checks.iter().filter(|check| check.state == State::Mend).count() {
+        0 => Ok(()),
+        n => anyhow::bail!("{n} of {} checks say that something is to be mended", checks.len()),
+    }
+}
+
+/// Looks at a home folder, this machine, and the chain. Changes nothing.
+pub async fn examine(dir: &Path, weights: bool) -> Vec<Check> {
+    let mut checks = vec![machine::processor(), machine::gpu(), machine::clock(), machine::disk(dir)];
+    let home = match Home::open(dir) {
+        Ok(home) => home,
+        Err(error) => {
+            let remedy = format!("deepnode-worker init --home {} --chain-id ID", dir.display());
+            checks.push(Check::mend("home", format!("{error:#}"), remedy));
+            return checks;
+        }
+    };
+    checks.push(Check::ok("home", dir.display().to_string()));
+    checks.extend(setup::key(&home));
+    let (models, bytes) = setup::models(&home, weights);
+    checks.extend(models);
+    checks.push(machine::memory(bytes));
+    checks.extend(setup::ports(&home).await);
+    checks.extend(chain::examine(&home).await);
+    checks
+}

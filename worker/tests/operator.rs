@@ -1,0 +1,154 @@
+//! The operator's commands, as the program that is installed.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use deepnode_worker::model::{dequant::Encoding, synthetic};
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_deepnode-worker");
+
+fn worker(home: &Path, args: &[&str]) -> Output {
+    Command::new(PROGRAM).arg("--home").arg(home).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+/// What a command that must succeed prints.
+fn succeeds(home: &Path, args: &[&str]) -> String {
+    let out = worker(home, args);
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// Why a command fails.
+fn fails(home: &Path, args: &[&str]) -> String {
+    let out = worker(home, args);
+    assert!(!out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stdout));
+    String::from_utf8(out.stderr).unwrap()
+}
+
+fn gguf(folder: &Path) -> String {
+    let path = folder.join("small.gguf");
+    std::fs::write(&path, synthetic::gguf(&synthetic::small(), Encoding::F16, 7)).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn the_doctor_names_what_is_to_be_mended() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path().join("home");
+    let out = worker(&home, &["doctor"]);
+    assert_eq!(out.status.code(), Some(1));
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(text.contains("MEND     home") && text.contains("deepnode-worker init"), "{text}");
+
+    // A port that is taken, a node that is away, no model.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    let init =
+        ["init", "--chain-id", "dn-1", "--keyring-backend", "test", "--node", "127.0.0.1:1", "--comet", ""];
+    succeeds(&home, &[&init[..], &["--listen", &listen, "--metrics", ""]].concat());
+    let out = worker(&home, &["doctor", "--json"]);
+    assert_eq!(out.status.code(), Some(1));
+    let checks: Vec<Value> = serde_json::from_slice(&out.stdout).unwrap();
+    let state = |name: &str| {
+        let check = checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("{name}"));
+        (check["state"].as_str().unwrap(), check["remedy"].as_str().unwrap_or_default())
+    };
+    assert_eq!(state("home").0, "ok");
+    assert_eq!(state("key").0, "warning");
+    for (name, remedy) in [("models", "models pull"), ("port", "ss -ltnp"), ("node", "worker.toml")] {
+        let (state, found) = state(name);
+        assert!(state == "mend" && found.contains(remedy), "{name}: {found}");
+    }
+
+    // A model file that was cut off.
+    let id = succeeds(&home, &["models", "import", &gguf(folder.path())]);
+    let path = home.join("models").join(format!("{}.dnm", id.trim()));
+    assert!(succeeds_or_not(&home).contains("ok       model"));
+    let length = std::fs::metadata(&path).unwrap().len();
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(length - 1).unwrap();
+    assert!(succeeds_or_not(&home).contains("MEND     model"));
+}
+
+fn succeeds_or_not(home: &Path) -> String {
+    String::from_utf8(worker(home, &["doctor", "--weights"]).stdout).unwrap()
+}
+
+#[test]
+fn a_model_is_pulled_once_and_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path().join("home");
+    let url = format!("file://{}", gguf(folder.path()));
+    let wrong = "00".repeat(32);
+    assert!(fails(&home, &["models", "pull", &url, "--sha256", &wrong]).contains("not that of --sha256"));
+    assert!(fails(&home, &["models", "pull", &url, "--id", &wrong]).contains("not that of --id"));
+    assert!(fails(&home, &["models", "pull", "file:///no/such.gguf"]).contains("file:///no/such.gguf"));
+    assert_eq!(succeeds(&home, &["models", "list"]), "");
+    let out = worker(&home, &["models", "pull", &url]);
+    let id = String::from_utf8(out.stdout).unwrap().trim().to_owned();
+    assert_eq!(id.len(), 64);
+    let sha256 = String::from_utf8(out.stderr).unwrap();
+    let sha256 = sha256.lines().find_map(|line| line.strip_prefix("sha256 ")).unwrap();
+    assert_eq!(succeeds(&home, &["models", "pull", &url, "--sha256", sha256, "--id", &id]).trim(), id);
+    // What was imported already travels as it is.
+    let imported = format!("file://{}", home.join(format!("models/{id}.dnm")).display());
+    let other = folder.path().join("other");
+    assert_eq!(succeeds(&other, &["models", "pull", &imported]).trim(), id);
+    for home in [&home, &other] {
+        let names = std::fs::read_dir(home.join("models")).unwrap().map(|entry| entry.unwrap().file_name());
+        let left: Vec<_> = names.filter(|name| name != ".lock").collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+    }
+}
+
+#[test]
+fn the_bench_measures() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = gguf(folder.path());
+    let report = succeeds(folder.path(), &["bench", "--model", &model, "--threads", "1", "--json"]);
+    let report: Value = serde_json::from_str(&report).unwrap();
+    let figures = report["figures"].as_object().unwrap();
+    for (name, figure) in figures {
+        assert!(figure.as_f64().unwrap() > 0.0, "{name} in {report}");
+    }
+    let text =
+        succeeds(folder.path(), &["bench", "--model", &model, "--threads", "1", "--node", "127.0.0.1:1"]);
+    assert!(text.contains("CU/s") && text.contains("no node answers"), "{text}");
+}
+
+#[test]
+fn logs_are_json_lines_and_sigterm_ends_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Command::new(PROGRAM)
+        .args(["--log-format", "json", "serve", "--listen", "127.0.0.1:0", "--threads", "1", "--model"])
+        .arg(gguf(folder.path()))
+        .arg("--home")
+        .arg(folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut url = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut url).unwrap();
+    assert!(url.starts_with("http://127.0.0.1:"), "{url}");
+    // SAFETY: the process is a child of ours that was not waited for yet.
+    unsafe { libc::kill(server.id() as i32, libc::SIGTERM) };
+    let out = server.wait_with_output().unwrap();
+    assert!(out.status.success());
+    let log = String::from_utf8(out.stderr).unwrap();
+    let lines: Vec<Value> = log
+        .lines()
+        .filter(|line| line.starts_with('{'))
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert!(lines.iter().any(|line| line["fields"]["message"] == "serving"), "{log}");
+    assert!(lines.iter().any(|line| line["fields"]["message"] == "stopped"), "{log}");
+}
+
+#[test]
+fn watching_needs_a_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    succeeds(folder.path(), &["init", "--chain-id", "dn-1", "--keyring-backend", "test"]);
+    assert!(fails(folder.path(), &["status", "--watch"]).contains("needs a terminal"));
+}
