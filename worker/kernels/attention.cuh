@@ -68,13 +68,13 @@ KERNEL(scores, AttendArgs, ATTEND_THREADS) {
 #pragma unroll
     for (u32 h = 0; h < HEADS; ++h) total[h] = acc[h] = 0.0f;
     if (position < part.positions) {
-#pragma unroll 4
+#pragma unroll 2
       for (u32 c = 0; c < chunks; ++c) {
         const Eight k = widen(*reinterpret_cast<const uint4*>(a.cache.key(page, part.key_head, c) + t * 8));
 #pragma unroll
         for (u32 h = 0; h < HEADS; ++h) {
-          const float4* x = reinterpret_cast<const float4*>(q + (h * chunks + c) * 8);
-          const float4 low = x[0], high = x[1];
+          const float* x = q + (h * chunks + c) * 8;
+          const float4 low = load_shared(x), high = load_shared(x + 4);
           float sum = acc[h];
           sum = fmaf(low.x, k.v[0], sum);
           sum = fmaf(low.y, k.v[1], sum);

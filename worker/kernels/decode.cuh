@@ -77,8 +77,8 @@ DEVICE void decode(const Product& p, const Finish& finish, float* work, float2* 
           const Eight e = widen(now[i]);
 #pragma unroll
           for (u32 s = 0; s < T; ++s) {
-            const float4* x = reinterpret_cast<const float4*>(work + (s * wave + mine) * D::PITCH + (c + i) * 8);
-            const float4 low = x[0], high = x[1];
+            const float* x = work + (s * wave + mine) * D::PITCH + (c + i) * 8;
+            const float4 low = load_shared(x), high = load_shared(x + 4);
             float sum = acc[s];
             sum = fmaf(low.x, e.v[0], sum);
             sum = fmaf(low.y, e.v[1], sum);

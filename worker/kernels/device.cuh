@@ -21,6 +21,15 @@ typedef unsigned long long u64;
 #define barrier() __syncthreads()
 #define shuffle_xor(value, mask) __shfl_xor_sync(0xffffffffu, value, mask)
 
+// 16 aligned bytes of shared memory. By its instruction: from plain loads nvcc makes whole ones or pieces, not the same in
+// every run, and what is committed could not be compared.
+DEVICE float4 load_shared(const float* from) {
+  float4 x;
+  const u32 shared = static_cast<u32>(__cvta_generic_to_shared(from));
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w) : "r"(shared) : "memory");
+  return x;
+}
+
 // Starts a copy of 16 aligned bytes into shared memory. It has landed, for this thread, after copies_wait().
 DEVICE void copy_async(void* to, const void* from) {
   const u32 shared = static_cast<u32>(__cvta_generic_to_shared(to));

@@ -63,9 +63,9 @@ DEVICE void prefill(const Product& p, const Finish& finish, PrefillStage* stages
     const PrefillStage& stage = stages[slab % 2];
 #pragma unroll
     for (u32 k = 0; k < TILE_K; ++k) {
-      const float4 x = *reinterpret_cast<const float4*>(&stage.x[k][down * 4]);
-      const float4 low = *reinterpret_cast<const float4*>(&stage.w[k][across * 4]);
-      const float4 high = *reinterpret_cast<const float4*>(&stage.w[k][TILE_R / 2 + across * 4]);
+      const float4 x = load_shared(&stage.x[k][down * 4]);
+      const float4 low = load_shared(&stage.w[k][across * 4]);
+      const float4 high = load_shared(&stage.w[k][TILE_R / 2 + across * 4]);
       const float xs[4] = {x.x, x.y, x.z, x.w};
       const float ws[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll

@@ -53,6 +53,7 @@ T shuffle_xor(T value, unsigned mask, Site site) {
 #define blockDim (emulator::threads())
 #define gridDim (emulator::blocks())
 
+inline float4 load_shared(const float* from) { return *reinterpret_cast<const float4*>(from); }
 inline void copy_async(void* to, const void* from) { emulator::copy_async(to, from); }
 inline void previous_wait() {}
 

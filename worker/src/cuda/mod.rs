@@ -5,9 +5,13 @@
 
 pub mod args;
 mod device;
+mod driver;
 mod gpu;
 pub mod pack;
 pub mod plan;
+mod proof;
 
 pub use device::{Cuda, Room};
+pub use driver::{cards, Card, Driver};
 pub use gpu::{Gpu, GpuError, Launch};
+pub use proof::prove;

@@ -22,8 +22,9 @@ pub use error::EngineError;
 pub use session::{Generation, Request, Session};
 
 use crate::canon::reference::Reference;
-use crate::canon::{Architecture, Decoder, Device, SamplingParams, Tensor, PAGE};
+use crate::canon::{Architecture, Decoder, Device, DeviceError, SamplingParams, Tensor, PAGE};
 use crate::cpu::{free_memory, page_bytes, Cpu, Isa, Resident};
+use crate::cuda::{prove, Card, Cuda, Driver, Room};
 use crate::model::manifest::check_architecture;
 use pages::Pages;
 
@@ -94,6 +95,15 @@ impl Engine {
             None => Box::new(Cpu::new(model, isa, threads, pages)?),
         };
         Ok(Self::on(device))
+    }
+
+    /// An engine on a card, which must first prove that it computes what the reference does. Weights, and as many pages of
+    /// keys and values as fit, are in the card's memory.
+    pub fn cuda(model: &dyn Decoder, card: &Card) -> Result<Self, EngineError> {
+        check(model)?;
+        let open = || Driver::open(card, true).map_err(DeviceError::from);
+        prove(open()?)?;
+        Ok(Self::on(Box::new(Cuda::new(open()?, model, Room::default())?)))
     }
 
     /// An engine that computes by the scalar reference: slow, for checking the others.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use deepnode_worker::canon::constants::*;
 use deepnode_worker::cuda::args;
+use sha2::{Digest, Sha256};
 
 fn folder() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels"))
@@ -75,5 +76,32 @@ fn constants_are_the_cpus() {
 fn every_kernel_is_there() {
     for kernel in args::kernels() {
         assert!(deepnode_emulator::args_of(kernel).is_some(), "{kernel}");
+    }
+}
+
+/// What is committed was built from these sources; `cargo xtask kernels --check` also builds again and compares.
+#[test]
+fn the_manifest_is_of_these_sources() {
+    let manifest: toml::Table =
+        std::fs::read_to_string(folder().join("MANIFEST.toml")).unwrap().parse().unwrap();
+    let sha256 = |bytes: &[u8]| hex::encode(Sha256::digest(bytes));
+    let sources = sources();
+    let found: Vec<(&str, String)> =
+        sources.iter().map(|(name, text)| (&name[..], sha256(text.as_bytes()))).collect();
+    let named = manifest["sources"].as_table().unwrap();
+    let named: Vec<(&str, String)> =
+        named.iter().map(|(name, sha)| (&name[..], sha.as_str().unwrap().to_string())).collect();
+    assert_eq!(named, found, "kernels/MANIFEST.toml: `cargo xtask kernels` builds anew");
+    let fatbin = std::fs::read(folder().join("kernels.fatbin")).unwrap();
+    assert_eq!(manifest["fatbin"].as_str().unwrap(), sha256(&fatbin));
+    for kernels in ["sm_80", "sm_90a"].map(|arch| manifest["kernels"][arch].as_table().unwrap()) {
+        for kernel in args::kernels() {
+            let cost = &kernels[kernel];
+            assert_eq!(
+                (cost["spills"].as_integer(), cost["stack"].as_integer()),
+                (Some(0), Some(0)),
+                "{kernel}"
+            );
+        }
     }
 }

@@ -11,7 +11,7 @@ use deepnode_worker::canon::device::{Device, Forward, Point, Run, Tap, PAGE};
 use deepnode_worker::canon::random::RandomDecoder;
 use deepnode_worker::canon::reference::Reference;
 use deepnode_worker::canon::{Architecture, SamplingParams};
-use deepnode_worker::cuda::{Cuda, Room};
+use deepnode_worker::cuda::{cards, prove, Cuda, Driver, Gpu, Room};
 use deepnode_worker::model::synthetic::small;
 use emulated::{Emulated, Mutants};
 
@@ -83,7 +83,7 @@ fn table(n: usize, which: usize) -> Vec<u32> {
     (0..n.div_ceil(PAGE)).map(|i| ((which * 3 + i) * 7 % PAGES) as u32).collect()
 }
 
-fn cuda(model: &RandomDecoder, gpu: Emulated, rows: usize) -> Cuda<Emulated> {
+fn cuda<G: Gpu>(model: &RandomDecoder, gpu: G, rows: usize) -> Cuda<G> {
     Cuda::new(gpu, model, Room { rows, pages: Some(PAGES) }).unwrap()
 }
 
@@ -290,6 +290,36 @@ fn failures_are_errors() {
     assert_eq!(device.forward(&right, None).unwrap_err().to_string(), lost);
     assert_eq!(device.logits(&[], &mut []).map_err(|e| e.to_string()), Ok(()));
     assert!(device.copy_page(0, 1).is_err());
+}
+
+/// What a card must pass before it serves is passed by the right kernels, and by none that lack a wait.
+#[test]
+fn the_proof_is_passed_and_failed() {
+    prove(Emulated::new(Schedule::ALL[2])).unwrap();
+    let mut broken = Emulated::new(Schedule::ALL[0]);
+    broken.skip =
+        Some(("decode.cuh", files::waits().into_iter().find(|(file, _)| file == "decode.cuh").unwrap().1));
+    let error = prove(broken).unwrap_err().to_string();
+    assert!(error.contains("the device does not compute canon/1"), "{error}");
+}
+
+/// Where this machine has cards, they agree as well; where it has none, it says so, and nothing panics.
+#[test]
+fn cards_agree() {
+    let cards = match cards() {
+        Ok(cards) => cards,
+        Err(none) => return assert!(!none.to_string().is_empty()),
+    };
+    for arch in [odd(), plain(), wide_heads(), long_rows()] {
+        let model = Arc::new(RandomDecoder::new(arch, 1));
+        let want = batched(&Reference::new(model.clone()), &[130, 3, 1], 2);
+        for card in &cards {
+            for overlap in [false, true] {
+                let got = batched(&cuda(&model, Driver::open(card, overlap).unwrap(), 64), &[130, 3, 1], 2);
+                got.iter().zip(&want).for_each(|(got, want)| assert_same(got, want, &card.name));
+            }
+        }
+    }
 }
 
 /// Each kernel with any one of its waits left out gives another result, or a deadlock, under some schedule.

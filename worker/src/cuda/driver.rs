@@ -1,0 +1,322 @@
+//! A card behind NVIDIA's driver, which is loaded when it is asked for: the program builds and runs without one.
+
+use std::collections::HashMap;
+use std::ffi::{c_void, CString};
+use std::ptr::null_mut;
+use std::sync::Arc;
+
+use cudarc::driver::result::{self, ctx, graph, primary_ctx, stream, DriverError};
+use cudarc::driver::sys;
+
+use super::args::{self, Address};
+use super::gpu::{Gpu, GpuError, Launch};
+
+/// All kernels: machine code for compute capabilities 8.x and 9.0, PTX for later ones. `cargo xtask kernels` makes it.
+static KERNELS: &[u8] = include_bytes!("../../kernels/kernels.fatbin");
+
+/// Least driver, as `cuDriverGetVersion` counts: the CUDA release that the kernels are built with.
+const DRIVER: i32 = 13_000;
+/// Least compute capability.
+const CAPABILITY: i32 = 8;
+
+/// A card that can run the kernels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Card {
+    /// Its number, from 0.
+    pub ordinal: usize,
+    pub name: String,
+    /// Compute capability, major and minor.
+    pub capability: (i32, i32),
+    /// Bytes of memory.
+    pub memory: usize,
+}
+
+fn failed(call: &'static str) -> impl Fn(DriverError) -> GpuError {
+    // Its Display calls the driver, which may be what failed.
+    move |error| GpuError { call, why: format!("{:?}", error.0) }
+}
+
+/// The cards of this machine that can run the kernels; or why there is none. Never panics, driver or not.
+pub fn cards() -> Result<Vec<Card>, GpuError> {
+    let no = |call, why: String| Err(GpuError { call, why });
+    // SAFETY: it tries to load the library, and nothing else.
+    if !unsafe { sys::is_culib_present() } {
+        return no("loading libcuda", "this machine has no NVIDIA driver".into());
+    }
+    result::init().map_err(failed("cuInit"))?;
+    let mut version = 0;
+    // SAFETY: the library is there; it writes one integer.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(failed("cuDriverGetVersion"))?;
+    if version < DRIVER {
+        return no(
+            "cuDriverGetVersion",
+            format!("the driver is for CUDA {version}, must be {DRIVER} or later"),
+        );
+    }
+    let count = result::device::get_count().map_err(failed("cuDeviceGetCount"))?;
+    let cards = (0..count).map(card).collect::<Result<Vec<_>, _>>()?;
+    let cards: Vec<Card> = cards.into_iter().filter(|card| card.capability.0 >= CAPABILITY).collect();
+    if cards.is_empty() {
+        return no(
+            "cuDeviceGetCount",
+            format!("{count} cards, none of compute capability {CAPABILITY}.0 or later"),
+        );
+    }
+    Ok(cards)
+}
+
+fn card(ordinal: i32) -> Result<Card, GpuError> {
+    use sys::CUdevice_attribute_enum::{
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+    };
+    let device = result::device::get(ordinal).map_err(failed("cuDeviceGet"))?;
+    // SAFETY: the device was just named by the driver.
+    let attribute = |which| unsafe { result::device::get_attribute(device, which) };
+    let capability = (
+        attribute(MAJOR).map_err(failed("cuDeviceGetAttribute"))?,
+        attribute(MINOR).map_err(failed("cuDeviceGetAttribute"))?,
+    );
+    // SAFETY: as above.
+    let memory = unsafe { result::device::total_mem(device) }.map_err(failed("cuDeviceTotalMem"))?;
+    let name = result::device::get_name(device).map_err(failed("cuDeviceGetName"))?;
+    Ok(Card { ordinal: ordinal as usize, name, capability, memory })
+}
+
+/// The device's context, released when the last that needs it is gone.
+struct Context {
+    context: sys::CUcontext,
+    device: sys::CUdevice,
+}
+
+// SAFETY: a context may be current to any thread, to several at once.
+unsafe impl Send for Context {}
+// SAFETY: as above.
+unsafe impl Sync for Context {}
+
+impl Context {
+    /// Makes it the one that this thread's calls go to.
+    fn enter(&self) -> Result<(), GpuError> {
+        // SAFETY: it is retained until `self` is dropped.
+        unsafe { ctx::set_current(self.context) }.map_err(failed("cuCtxSetCurrent"))
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: retained once, released once. A failure leaves nothing to do.
+        let _ = unsafe { primary_ctx::release(self.device) };
+    }
+}
+
+struct Kernel {
+    function: sys::CUfunction,
+    /// Whether it waits for the launch before it by itself, so that the two may overlap.
+    overlaps: bool,
+}
+
+/// A card in use.
+pub struct Driver {
+    context: Arc<Context>,
+    stream: sys::CUstream,
+    module: sys::CUmodule,
+    kernels: HashMap<&'static str, Kernel>,
+    allocations: Vec<Address>,
+    overlap: bool,
+}
+
+// SAFETY: every call first makes the context current to its thread; handles are the context's, not a thread's.
+unsafe impl Send for Driver {}
+
+/// A graph of launches.
+pub struct Graph {
+    context: Arc<Context>,
+    graph: sys::CUgraph,
+    exec: sys::CUgraphExec,
+}
+
+// SAFETY: as for the driver.
+unsafe impl Send for Graph {}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        if self.context.enter().is_ok() {
+            // SAFETY: both were made by `record` and are destroyed once; the stream has done with them, as whoever
+            // repeats a graph reads its results. A failure leaves nothing to do.
+            let _ = unsafe { graph::exec_destroy(self.exec) };
+            // SAFETY: as above.
+            let _ = unsafe { graph::destroy(self.graph) };
+        }
+    }
+}
+
+impl Driver {
+    /// Opens a card of [`cards`]. `overlap`: let a launch begin before the one before it has ended, where the kernels
+    /// know how (compute capability 9.0).
+    pub fn open(card: &Card, overlap: bool) -> Result<Self, GpuError> {
+        let device = result::device::get(card.ordinal as i32).map_err(failed("cuDeviceGet"))?;
+        // SAFETY: the device was just named by the driver.
+        let context = unsafe { primary_ctx::retain(device) }.map_err(failed("cuDevicePrimaryCtxRetain"))?;
+        let context = Arc::new(Context { context, device });
+        context.enter()?;
+        let mut driver = Self {
+            context,
+            stream: stream::create(stream::StreamKind::NonBlocking).map_err(failed("cuStreamCreate"))?,
+            module: null_mut(),
+            kernels: HashMap::new(),
+            allocations: Vec::new(),
+            overlap,
+        };
+        // SAFETY: a whole fatbin, which is copied.
+        driver.module = unsafe { result::module::load_data(KERNELS.as_ptr().cast()) }
+            .map_err(failed("cuModuleLoadData"))?;
+        for name in args::kernels() {
+            driver.kernels.insert(name, driver.kernel(name)?);
+        }
+        Ok(driver)
+    }
+
+    fn kernel(&self, name: &'static str) -> Result<Kernel, GpuError> {
+        let symbol =
+            CString::new(name).map_err(|e| GpuError { call: "cuModuleGetFunction", why: e.to_string() })?;
+        // SAFETY: the module is loaded.
+        let function = unsafe { result::module::get_function(self.module, symbol) }
+            .map_err(|e| GpuError { call: "cuModuleGetFunction", why: format!("{name}: {:?}", e.0) })?;
+        let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_BINARY_VERSION;
+        // SAFETY: the function is the module's.
+        let version = unsafe { result::function::get_function_attribute(function, attribute) }
+            .map_err(failed("cuFuncGetAttribute"))?;
+        // Machine code for 9.0 has the instruction that waits; what is made of the PTX, for 8.0, has not.
+        Ok(Kernel { function, overlaps: version == 90 })
+    }
+
+    /// Puts launches into the stream.
+    fn enqueue(&self, launches: &[Launch]) -> Result<(), GpuError> {
+        for (i, launch) in launches.iter().enumerate() {
+            let no =
+                |why: String| GpuError { call: "cuLaunchKernelEx", why: format!("{}: {why}", launch.kernel) };
+            let kernel = self.kernels.get(launch.kernel).ok_or_else(|| no("no such kernel".into()))?;
+            let mut attribute = sys::CUlaunchAttribute {
+                id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                pad: [0; 4],
+                value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+            };
+            // The first has no launch of ours before it.
+            let overlaps = self.overlap && kernel.overlaps && i > 0;
+            let [x, y, z] = launch.grid;
+            let config = sys::CUlaunchConfig {
+                gridDimX: x,
+                gridDimY: y,
+                gridDimZ: z,
+                blockDimX: launch.threads,
+                blockDimY: 1,
+                blockDimZ: 1,
+                sharedMemBytes: 0,
+                hStream: self.stream,
+                attrs: if overlaps { &mut attribute } else { null_mut() },
+                numAttrs: overlaps.into(),
+            };
+            let mut arguments = [launch.args.as_ptr().cast::<c_void>().cast_mut()];
+            // SAFETY: the kernel has one argument, the struct whose bytes these are (the emulator's tests compare the
+            // sizes), which the driver copies; its addresses are of this card's memory.
+            unsafe { sys::cuLaunchKernelEx(&config, kernel.function, arguments.as_mut_ptr(), null_mut()) }
+                .result()
+                .map_err(|e| no(format!("{:?}", e.0)))?;
+        }
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<(), GpuError> {
+        // SAFETY: the stream lives as long as `self`.
+        unsafe { stream::synchronize(self.stream) }.map_err(failed("cuStreamSynchronize"))
+    }
+}
+
+impl Gpu for Driver {
+    type Recording = Graph;
+
+    fn alloc(&mut self, bytes: usize) -> Result<Address, GpuError> {
+        self.context.enter()?;
+        let bytes = bytes.max(1);
+        // SAFETY: it is set to zero before anything reads it.
+        let address = unsafe { result::malloc_sync(bytes) }.map_err(failed("cuMemAlloc"))?;
+        self.allocations.push(address);
+        // SAFETY: the whole of the allocation, in the stream that all work is in.
+        unsafe { result::memset_d8_async(address, 0, bytes, self.stream) }
+            .map_err(failed("cuMemsetD8Async"))?;
+        Ok(address)
+    }
+
+    fn free_bytes(&self) -> Result<usize, GpuError> {
+        self.context.enter()?;
+        Ok(result::mem_get_info().map_err(failed("cuMemGetInfo"))?.0)
+    }
+
+    fn write(&mut self, to: Address, bytes: &[u8]) -> Result<(), GpuError> {
+        self.context.enter()?;
+        // SAFETY: the address is of an allocation that has as many bytes, by what the device's layout says. Memory that
+        // is not page-locked has been read when the call returns.
+        unsafe { result::memcpy_htod_async(to, bytes, self.stream) }.map_err(failed("cuMemcpyHtoDAsync"))
+    }
+
+    fn read(&mut self, from: Address, bytes: &mut [u8]) -> Result<(), GpuError> {
+        self.context.enter()?;
+        // SAFETY: as for `write`; nobody looks at the bytes before the stream is done.
+        unsafe { result::memcpy_dtoh_async(bytes, from, self.stream) }
+            .map_err(failed("cuMemcpyDtoHAsync"))?;
+        self.finish()
+    }
+
+    fn copy(&mut self, to: Address, from: Address, bytes: usize) -> Result<(), GpuError> {
+        self.context.enter()?;
+        // SAFETY: as for `write`, on both sides.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream) }
+            .map_err(failed("cuMemcpyDtoDAsync"))
+    }
+
+    fn run(&mut self, launches: &[Launch]) -> Result<(), GpuError> {
+        self.context.enter()?;
+        self.enqueue(launches)
+    }
+
+    fn record(&mut self, launches: &[Launch]) -> Result<Self::Recording, GpuError> {
+        self.context.enter()?;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream lives as long as `self`.
+        unsafe { stream::begin_capture(self.stream, mode) }.map_err(failed("cuStreamBeginCapture"))?;
+        let enqueued = self.enqueue(launches);
+        // SAFETY: it captures since the call above; ended in any case, or nothing else could run.
+        let graph = unsafe { stream::end_capture(self.stream) }.map_err(failed("cuStreamEndCapture"));
+        enqueued?;
+        let mut graph = Graph { context: self.context.clone(), graph: graph?, exec: null_mut() };
+        // SAFETY: the graph was just captured.
+        graph.exec = unsafe { graph::instantiate(graph.graph, sys::CUgraphInstantiate_flags(0)) }
+            .map_err(failed("cuGraphInstantiate"))?;
+        Ok(graph)
+    }
+
+    fn repeat(&mut self, recording: &Self::Recording) -> Result<(), GpuError> {
+        self.context.enter()?;
+        // SAFETY: the graph is of this context and lives on.
+        unsafe { graph::launch(recording.exec, self.stream) }.map_err(failed("cuGraphLaunch"))
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if self.context.enter().is_err() {
+            return;
+        }
+        let _ = self.finish();
+        for address in self.allocations.drain(..) {
+            // SAFETY: allocated once, freed once; the stream is done. A failure leaves nothing to do, here and below.
+            let _ = unsafe { result::free_sync(address) };
+        }
+        if !self.module.is_null() {
+            // SAFETY: loaded once, unloaded once.
+            let _ = unsafe { result::module::unload(self.module) };
+        }
+        // SAFETY: created once, destroyed once.
+        let _ = unsafe { stream::destroy(self.stream) };
+    }
+}

@@ -1,0 +1,205 @@
+//! MANIFEST.toml: what the committed kernels were built from, and what they cost.
+
+use std::collections::BTreeMap;
+
+use anyhow::{bail, Context, Result};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// SHA-256 of kernels.fatbin.
+    pub fatbin: String,
+    /// What nvcc got, besides input and output.
+    pub flags: Vec<String>,
+    /// Packages and their versions.
+    pub compiler: BTreeMap<String, String>,
+    /// SHA-256 of each source.
+    pub sources: BTreeMap<String, String>,
+    /// By architecture and kernel.
+    pub kernels: BTreeMap<String, BTreeMap<String, Cost>>,
+}
+
+/// What a kernel takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Of each thread.
+    pub registers: u32,
+    /// Bytes of each thread that are in memory since registers ran out, stored and loaded.
+    pub spills: u32,
+    /// Bytes of each thread.
+    pub stack: u32,
+    /// Bytes of each block of threads.
+    pub shared: u32,
+    /// Machine instructions as they stand, loops once: all, fused multiply-adds, loads of 16 bytes from memory, loads
+    /// from shared memory.
+    pub instructions: u32,
+    pub fma: u32,
+    pub loads_16: u32,
+    pub shared_loads: u32,
+}
+
+type Kernels = BTreeMap<String, BTreeMap<String, Cost>>;
+
+/// Costs from what ptxas says with -v.
+pub fn from_ptxas(said: &str) -> Result<Kernels> {
+    let mut kernels = Kernels::new();
+    let mut current: Option<&mut Cost> = None;
+    for line in said.lines() {
+        if let Some(rest) = line.split("Compiling entry function '").nth(1) {
+            let (name, rest) = rest.split_once("' for '").context("a kernel without an architecture")?;
+            let arch = rest.trim_end_matches('\'').to_string();
+            current = Some(kernels.entry(arch).or_default().entry(name.to_string()).or_default());
+        } else if let Some(cost) = current.as_mut().filter(|_| line.contains("bytes stack frame")) {
+            cost.stack = before(line, " bytes stack frame")?;
+            cost.spills = before(line, " bytes spill stores")? + before(line, " bytes spill loads")?;
+        } else if let Some(cost) = current.as_mut().filter(|_| line.contains(" registers")) {
+            cost.registers = before(line, " registers")?;
+            cost.shared = if line.contains(" bytes smem") { before(line, " bytes smem")? } else { 0 };
+        }
+    }
+    Ok(kernels)
+}
+
+/// The number that stands before `what`.
+fn before(line: &str, what: &str) -> Result<u32> {
+    let number = line.split(what).next().and_then(|left| left.rsplit([' ', '\t']).next());
+    number.and_then(|n| n.parse().ok()).with_context(|| format!("no number before '{what}' in '{line}'"))
+}
+
+/// Adds what `cuobjdump -sass` lists. Fails on an instruction that would be another arithmetic.
+pub fn add_sass(kernels: &mut Kernels, listing: &str) -> Result<()> {
+    let (mut arch, mut current) = (String::new(), None);
+    for line in listing.lines() {
+        let line = line.trim();
+        if let Some(name) = line.strip_prefix("arch = ") {
+            arch = name.to_string();
+        } else if let Some(name) = line.strip_prefix("Function : ") {
+            current = kernels.get_mut(&arch).and_then(|all| all.get_mut(name));
+            if current.is_none() {
+                bail!("machine code of {name} for {arch}, which ptxas did not name");
+            }
+        } else if let (Some(cost), Some(text)) = (current.as_mut(), instruction(line)) {
+            let name = text.split(' ').find(|word| !word.starts_with('@')).unwrap_or_default();
+            // Flushing subnormals (the subroutine of a division may, where it changes nothing), or sums in f16.
+            if (name.starts_with("FFMA") && name.contains(".FTZ")) || name.starts_with("HMMA") {
+                bail!("{name} in a kernel for {arch}");
+            }
+            if name.starts_with("LDL") || name.starts_with("STL") {
+                cost.spills += 1;
+            }
+            cost.instructions += u32::from(name != "NOP");
+            cost.fma += u32::from(name.starts_with("FFMA"));
+            cost.loads_16 += u32::from(name.starts_with("LDG") && name.contains(".128"));
+            cost.shared_loads += u32::from(name.starts_with("LDS"));
+        }
+    }
+    Ok(())
+}
+
+/// Fails where PTX, as `cuobjdump -ptx` lists it, computes with floats other than by IEEE's operations in f32, rounded to
+/// nearest, subnormals kept; a mul or add that does not say `.rn` could still be fused.
+pub fn check_ptx(listing: &str) -> Result<()> {
+    let instructions = listing.lines().filter_map(|line| line.trim().split([' ', '\t']).next());
+    let mut found = 0;
+    for name in
+        instructions.filter(|name| name.ends_with(".f32") || name.contains(".f16") || name.contains(".f64"))
+    {
+        let exact = [
+            "add.rn",
+            "sub.rn",
+            "mul.rn",
+            "fma.rn",
+            "div.rn",
+            "sqrt.rn",
+            "neg",
+            "max",
+            "setp.",
+            "selp",
+            "ld.",
+            "st.",
+            "mov",
+            "cvt.f32.f16",
+            "cvt.rn.f16.f32",
+            "cvt.rn.f32",
+            "cvt.rzi.s32.f32",
+            "cvt.rni.f32.f32",
+        ];
+        if name.contains(".ftz")
+            || name.contains(".approx")
+            || !exact.iter().any(|start| name.starts_with(start))
+        {
+            bail!("{name} in the PTX");
+        }
+        found += 1;
+    }
+    if found == 0 {
+        bail!("no arithmetic in the PTX");
+    }
+    Ok(())
+}
+
+/// The text of an instruction: `/*0010*/  FFMA R0, R1, R2, R3 ;  /* 0x... */`.
+fn instruction(line: &str) -> Option<&str> {
+    let (address, text) = line.strip_prefix("/*")?.split_once("*/")?;
+    let is_address = !address.is_empty() && address.chars().all(|c| c.is_ascii_hexdigit());
+    is_address.then(|| text.split(';').next().unwrap_or_default().trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PTXAS: &str = "ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'gate_4' for 'sm_80'
+ptxas info    : Function properties for gate_4
+    8 bytes stack frame, 4 bytes spill stores, 6 bytes spill loads
+ptxas info    : Used 128 registers, used 1 barriers, 8 bytes cumulative stack size, 34816 bytes smem, 424 bytes cmem[0]
+ptxas info    : Compiling entry function 'embed' for 'sm_90a'
+ptxas info    : Function properties for embed
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 22 registers, used 0 barriers";
+
+    const SASS: &str = "arch = sm_90a
+\t\tFunction : embed
+\t.headerflags\t@\"EF_CUDA_SM90\"
+        /*0000*/                   LDC R1, c[0x0][0x28] ;   /* 0x00000a00ff017b82 */
+        /*0010*/              @!P0 LDG.E.128.CONSTANT R8, desc[UR4][R2.64] ;  /* 0x0000 */
+        /*0020*/                   FFMA R3, R4, R5, R3 ;    /* 0x0000 */
+        /*0030*/                   NOP;                     /* 0x0000 */";
+
+    #[test]
+    fn costs_are_read() {
+        let mut kernels = from_ptxas(PTXAS).unwrap();
+        let gate = kernels["sm_80"]["gate_4"];
+        assert_eq!((gate.registers, gate.spills, gate.stack, gate.shared), (128, 10, 8, 34_816));
+        add_sass(&mut kernels, SASS).unwrap();
+        let embed = kernels["sm_90a"]["embed"];
+        assert_eq!((embed.registers, embed.shared, embed.instructions), (22, 0, 3));
+        assert_eq!((embed.fma, embed.loads_16, embed.shared_loads), (1, 1, 0));
+    }
+
+    #[test]
+    fn another_arithmetic_is_refused() {
+        let mut kernels = from_ptxas(PTXAS).unwrap();
+        let flushing = SASS.replace("FFMA R3", "FFMA.FTZ R3");
+        assert_eq!(
+            add_sass(&mut kernels, &flushing).unwrap_err().to_string(),
+            "FFMA.FTZ in a kernel for sm_90a"
+        );
+
+        let ptx = |name: &str| {
+            format!("ld.global.u32 %r1, [%rd1];\n\tfma.rn.f32 %f1, %f2, %f3, %f1;\n\t{name} %f1, %f2;")
+        };
+        check_ptx(&ptx("div.rn.f32")).unwrap();
+        for wrong in [
+            "mul.f32",
+            "div.full.f32",
+            "rsqrt.approx.f32",
+            "fma.rn.ftz.f32",
+            "fma.rn.f16",
+            "ex2.approx.ftz.f32",
+        ] {
+            assert_eq!(check_ptx(&ptx(wrong)).unwrap_err().to_string(), format!("{wrong} in the PTX"));
+        }
+    }
+}
