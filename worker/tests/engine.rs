@@ -71,8 +71,12 @@ fn claim<'a>(request: Request<'a>, generation: &'a Generation) -> Claim<'a> {
     }
 }
 
+fn question(claim: Claim<'_>, receipt: [u8; 32]) -> Question<'_> {
+    Question { claim, beacon: BEACON, receipt }
+}
+
 fn audit(engine: &Engine, claim: &Claim<'_>) -> Audit {
-    engine.audit(claim, &BEACON, &RECEIPT, &GO).unwrap()
+    engine.audit(&question(*claim, RECEIPT), &GO).unwrap()
 }
 
 /// Reference and fast path generate the same, and an auditor with either finds it right, with the same D.
@@ -133,7 +137,7 @@ fn layer_digest_spelled_out() {
     digest.update(&stream);
     assert_eq!(audit.layer_digest, digest.finish());
 
-    let other = engine.audit(&claim(request, &generation), &BEACON, &[8; 32], &GO).unwrap();
+    let other = engine.audit(&question(claim(request, &generation), [8; 32]), &GO).unwrap();
     assert_ne!(other.layer_digest, audit.layer_digest);
 }
 
@@ -189,6 +193,45 @@ fn the_first_divergence_is_found() {
     assert!(!audit(&engine, &claim(Request { prompt: &other_prompt, ..request }, &truth)).agrees());
     assert!(!audit(&engine, &claim(Request { params: &warm(6), ..request }, &truth)).agrees());
     assert!(!audit(&self::engine(2), &claim(request, &truth)).agrees());
+}
+
+/// Claims that are audited together, right and wrong, of several lengths and beacons, beside a request that is not valid:
+/// each gets the answer that it gets alone, also where there is no room for all of them at once.
+#[test]
+fn audits_together_are_audits_alone() {
+    let generating = engine(1);
+    let prompts: Vec<Vec<u32>> = [3, 130, 40, 260, 1, 77, 500].map(prompt).to_vec();
+    let params: Vec<SamplingParams> = (0..7).map(warm).collect();
+    let mut generations: Vec<Generation> =
+        (0..7).map(|i| generate(&generating, &request(&prompts[i], &params[i], 10 + 9 * i as u32))).collect();
+    generations[1].tokens[5] ^= 1;
+    generations[3].finish = Finish::Eos;
+    let invalid = SamplingParams { top_k: 65, ..params[0] };
+    let mut questions: Vec<Question<'_>> = (0..7)
+        .map(|i| Question {
+            claim: claim(request(&prompts[i], &params[i], 10 + 9 * i as u32), &generations[i]),
+            beacon: [i as u8; 32],
+            receipt: [7 * i as u8; 32],
+        })
+        .collect();
+    questions.insert(
+        4,
+        Question { claim: claim(request(&prompts[0], &invalid, 5), &generations[0]), ..questions[0] },
+    );
+    for positions in [4096, 800] {
+        let options = Options { threads: 2, positions: Some(positions), ..Options::default() };
+        let engine = Engine::new(model(1), options).unwrap();
+        let together = engine.audits(&questions, &GO).unwrap();
+        assert_eq!(together.len(), 8);
+        for (i, (together, question)) in together.iter().zip(&questions).enumerate() {
+            match together {
+                Ok(audit) => assert_eq!(*audit, engine.audit(question, &GO).unwrap(), "{i}"),
+                Err(error) => assert!(i == 4 && error.to_string().contains("top_k"), "{i}: {error}"),
+            }
+        }
+        let agree: Vec<bool> = together.iter().flatten().map(Audit::agrees).collect();
+        assert_eq!(agree, [true, false, true, false, true, true, true]);
+    }
 }
 
 #[test]

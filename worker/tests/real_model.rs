@@ -31,7 +31,7 @@ fn a_pinned_generation() {
             trace_root: generation.trace_root,
             leaves: Some(&generation.leaves),
         };
-        let audit = engine.audit(&claim, &[1; 32], &[2; 32], &never).unwrap();
+        let audit = engine.audit(&Question { claim, beacon: [1; 32], receipt: [2; 32] }, &never).unwrap();
         assert!(audit.agrees(), "{audit:?}");
         (generation, audit)
     };

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use half::f16;
 
-use super::ending::Finish;
+use super::ending::{Ending, Finish};
 use super::error::EngineError;
 use super::session::Request;
 use super::{Engine, CHUNK};
@@ -60,29 +60,169 @@ pub enum Divergence {
     Root { claimed: Digest, canonical: Digest },
 }
 
+/// A claim under audit.
+#[derive(Clone, Copy)]
+pub struct Question<'a> {
+    pub claim: Claim<'a>,
+    /// Names the layer of D, and with the receipt's digest its key.
+    pub beacon: Digest,
+    pub receipt: Digest,
+}
+
 impl Engine {
-    /// Recomputes a claim. `beacon` names the layer of D, and with the receipt's digest its key. Fails only where the
-    /// request itself is not valid or the machine lacks memory; a wrong output is a divergence.
-    pub fn audit(
+    /// Recomputes a claim. Fails only where the request itself is not valid or the machine lacks memory; a wrong output
+    /// is a divergence.
+    pub fn audit(&self, question: &Question<'_>, cancel: &AtomicBool) -> Result<Audit, EngineError> {
+        let one = self.audits(std::slice::from_ref(question), cancel)?.pop();
+        one.unwrap_or_else(|| unreachable!("an answer to each question"))
+    }
+
+    /// Recomputes several claims together, which reads the weights less often. An answer to each, as it would be alone;
+    /// an error beside them is of all.
+    #[allow(clippy::type_complexity)]
+    pub fn audits(
         &self,
-        claim: &Claim<'_>,
-        beacon: &Digest,
-        receipt: &Digest,
+        questions: &[Question<'_>],
         cancel: &AtomicBool,
-    ) -> Result<Audit, EngineError> {
-        let Request { prompt, params, .. } = claim.request;
-        let mut ending = claim.request.check(self)?;
-        let layer = beacon_layer(beacon, self.arch().layers);
+    ) -> Result<Vec<Result<Audit, EngineError>>, EngineError> {
+        let mut answers = Vec::new();
+        while let Some(rest) = questions.get(answers.len()..).filter(|rest| !rest.is_empty()) {
+            // As many as have room; the first must.
+            let mut passes: Vec<Result<Forced<'_>, EngineError>> = Vec::new();
+            let mut positions = 0;
+            for question in rest {
+                let pass = Forced::new(self, question, cancel);
+                positions += pass.as_ref().map_or(0, |pass| pass.tokens.len());
+                let full = matches!(pass, Err(EngineError::NoPages { .. })) || positions > TOGETHER;
+                if full && !passes.is_empty() {
+                    break;
+                }
+                passes.push(pass);
+            }
+            let mut open: Vec<&mut Forced<'_>> = passes.iter_mut().flatten().collect();
+            run(self, &mut open, cancel)?;
+            answers.extend(passes.into_iter().map(|pass| pass?.judge()));
+        }
+        Ok(answers)
+    }
+}
 
-        // Tokens that exist and that the request had room for.
+/// Positions of claims that are recomputed together; a longer one is alone.
+const TOGETHER: usize = 8 * CHUNK;
+
+/// Computes what each pass has yet to compute.
+fn run(engine: &Engine, passes: &mut [&mut Forced<'_>], cancel: &AtomicBool) -> Result<(), EngineError> {
+    let width = engine.arch().width as usize;
+    loop {
+        if cancel.load(Ordering::Relaxed) {
+            return Err(EngineError::Cancelled);
+        }
+        let mut room = CHUNK;
+        let mut now = Vec::new();
+        for (i, pass) in passes.iter().enumerate() {
+            let share = (pass.end - pass.done).min(room);
+            if share > 0 {
+                room -= share;
+                now.push((i, share));
+            }
+        }
+        if now.is_empty() {
+            return Ok(());
+        }
+        let mut heard: Vec<(u32, Vec<f32>)> = Vec::new();
+        let step = {
+            let passes = &*passes;
+            let runs: Vec<Run<'_>> = now
+                .iter()
+                .map(|(i, share)| {
+                    let pass = &passes[*i];
+                    let tokens = &pass.tokens[pass.done..pass.done + share];
+                    Run { tokens, first: pass.done, pages: &pass.pages }
+                })
+                .collect();
+            let layers: Vec<u32> = now.iter().map(|(i, _)| passes[*i].layer).collect();
+            let wants = |layer: u32, point: Point| point == Point::Residual && layers.contains(&layer);
+            let mut sink = |layer: u32, _: Point, rows: &[f32]| heard.push((layer, rows.to_vec()));
+            engine.device.forward(&runs, Some(&mut Tap { wants: &wants, sink: &mut sink }))?
+        };
+        let mut row = 0;
+        for (i, share) in now {
+            let pass = &mut passes[i];
+            let rows = row * width..(row + share) * width;
+            for (_, residual) in heard.iter().filter(|(layer, _)| *layer == pass.layer) {
+                let wanted = pass.stream.saturating_sub(pass.done).min(share) * width;
+                pass.digest.update(&residual[rows.clone()][..wanted]);
+            }
+            let output = pass.first.saturating_sub(pass.done).min(share);
+            pass.x_final.extend(&step.x_final[rows][output * width..]);
+            if let Some(bad) = step.finite[row..row + share].iter().position(|finite| !finite) {
+                pass.bad.get_or_insert(pass.done + bad);
+            }
+            pass.done += share;
+            row += share;
+        }
+    }
+}
+
+/// A pass along the claimed tokens that keeps what the output's steps need.
+struct Forced<'a> {
+    engine: &'a Engine,
+    claim: Claim<'a>,
+    ending: Ending<'a>,
+    cancel: &'a AtomicBool,
+    pages: Vec<u32>,
+    /// Prompt, and those claimed tokens that exist and that the request had room for.
+    tokens: Vec<u32>,
+    /// Positions computed so far, and to be computed.
+    done: usize,
+    end: usize,
+    /// Position that step 0 is chosen from: the prompt's last.
+    first: usize,
+    digest: LayerDigest,
+    layer: u32,
+    /// Positions that the digest is over.
+    stream: usize,
+    bad: Option<usize>,
+    /// From the prompt's last position on.
+    x_final: Vec<f16>,
+    /// Logits of some steps, from `logits_from` on.
+    logits: Vec<f32>,
+    logits_from: usize,
+}
+
+impl<'a> Forced<'a> {
+    fn new(engine: &'a Engine, question: &Question<'a>, cancel: &'a AtomicBool) -> Result<Self, EngineError> {
+        let Question { claim, beacon, receipt } = question;
+        let prompt = claim.request.prompt;
+        let ending = claim.request.check(engine)?;
         let room = claim.output.len().min(claim.request.max_output as usize);
-        let known = claim.output[..room].iter().take_while(|t| **t < self.arch().vocab).count();
-        let forced: Vec<u32> = prompt.iter().chain(&claim.output[..known]).copied().collect();
+        let vocab = engine.arch().vocab;
+        let known = claim.output[..room].iter().take_while(|t| **t < vocab).count();
+        let tokens: Vec<u32> = prompt.iter().chain(&claim.output[..known]).copied().collect();
         let stream = prompt.len() + claim.output.len().min(known + 1) - 1;
-        let mut pass =
-            Forced::new(self, &forced, prompt.len(), LayerDigest::new(beacon, receipt), layer, cancel)?;
-        pass.run(stream.max(prompt.len()), stream)?;
+        Ok(Self {
+            engine,
+            claim: *claim,
+            ending,
+            cancel,
+            pages: engine.take_pages(tokens.len())?,
+            tokens,
+            done: 0,
+            end: stream.max(prompt.len()),
+            first: prompt.len() - 1,
+            digest: LayerDigest::new(beacon, receipt),
+            layer: beacon_layer(beacon, engine.arch().layers),
+            stream,
+            bad: None,
+            x_final: Vec::new(),
+            logits: Vec::new(),
+            logits_from: 0,
+        })
+    }
 
+    /// What a pass that was run says of its claim.
+    fn judge(mut self) -> Result<Audit, EngineError> {
+        let claim = self.claim;
         let mut leaves = Vec::new();
         let mut divergence = None;
         let mut finish = None;
@@ -93,12 +233,12 @@ impl Engine {
                 divergence = ends(finish);
                 break;
             }
-            if pass.numeric_step() == Some(i) {
+            if self.numeric_step() == Some(i) {
                 divergence = ends(Some(Finish::Numeric));
                 break;
             }
-            leaves.push(trace_leaf(step, *claimed, pass.x_final(i)));
-            let canonical = params.sample(pass.logits(i)?, step);
+            leaves.push(trace_leaf(step, *claimed, self.x_final(i)));
+            let canonical = claim.request.params.sample(self.logits(i)?, step);
             if canonical != *claimed {
                 divergence = Some(Divergence::Token { step, claimed: *claimed, canonical });
                 break;
@@ -107,15 +247,17 @@ impl Engine {
                 divergence = Some(Divergence::Leaf { step });
                 break;
             }
-            finish = ending.push(*claimed);
+            finish = self.ending.push(*claimed);
         }
         let canonical_root = trace_root(&leaves);
         if divergence.is_none() {
             let step = claim.output.len();
             if finish.is_none() {
                 // Only the position after the last token can tell whether the output ends here.
-                pass.run(prompt.len() + step, 0)?;
-                finish = (pass.numeric_step() == Some(step)).then_some(Finish::Numeric);
+                self.end = claim.request.prompt.len() + step;
+                let (engine, cancel) = (self.engine, self.cancel);
+                run(engine, &mut [&mut self], cancel)?;
+                finish = (self.numeric_step() == Some(step)).then_some(Finish::Numeric);
             }
             if finish != Some(claim.finish) {
                 let step = step as u32;
@@ -127,87 +269,10 @@ impl Engine {
         Ok(Audit {
             leaves,
             trace_root: canonical_root,
-            layer,
-            layer_digest: pass.digest.finish(),
+            layer: self.layer,
+            layer_digest: self.digest.clone().finish(),
             divergence,
         })
-    }
-}
-
-/// A pass along given tokens that keeps what the output's steps need.
-struct Forced<'a> {
-    engine: &'a Engine,
-    pages: Vec<u32>,
-    tokens: &'a [u32],
-    /// Positions computed so far.
-    done: usize,
-    /// Position that step 0 is chosen from: the prompt's last.
-    first: usize,
-    digest: LayerDigest,
-    layer: u32,
-    cancel: &'a AtomicBool,
-    bad: Option<usize>,
-    /// From the prompt's last position on.
-    x_final: Vec<f16>,
-    /// Logits of some steps, from `logits_from` on.
-    logits: Vec<f32>,
-    logits_from: usize,
-}
-
-impl<'a> Forced<'a> {
-    fn new(
-        engine: &'a Engine,
-        tokens: &'a [u32],
-        prompt: usize,
-        digest: LayerDigest,
-        layer: u32,
-        cancel: &'a AtomicBool,
-    ) -> Result<Self, EngineError> {
-        Ok(Self {
-            engine,
-            pages: engine.take_pages(tokens.len())?,
-            tokens,
-            done: 0,
-            first: prompt - 1,
-            digest,
-            layer,
-            cancel,
-            bad: None,
-            x_final: Vec::new(),
-            logits: Vec::new(),
-            logits_from: 0,
-        })
-    }
-
-    fn check_cancel(&self) -> Result<(), EngineError> {
-        if self.cancel.load(Ordering::Relaxed) {
-            return Err(EngineError::Cancelled);
-        }
-        Ok(())
-    }
-
-    /// Computes positions up to `end`, those below `stream` into the digest.
-    fn run(&mut self, end: usize, stream: usize) -> Result<(), EngineError> {
-        let width = self.engine.arch().width as usize;
-        while self.done < end {
-            self.check_cancel()?;
-            let from = self.done;
-            let chunk = &self.tokens[from..end.min(from + CHUNK)];
-            let (layer, digest) = (self.layer, &mut self.digest);
-            let wanted = stream.saturating_sub(from) * width;
-            let mut sink = |_: u32, _: Point, rows: &[f32]| digest.update(&rows[..wanted.min(rows.len())]);
-            let wants = move |of: u32, point: Point| of == layer && point == Point::Residual;
-            let mut tap = Tap { wants: &wants, sink: &mut sink };
-            let run = Run { tokens: chunk, first: from, pages: &self.pages };
-            let step = self.engine.device.forward(&[run], Some(&mut tap))?;
-            self.done += chunk.len();
-            let output = self.first.saturating_sub(from).min(chunk.len());
-            self.x_final.extend(&step.x_final[output * width..]);
-            if let Some(bad) = step.finite.iter().position(|finite| !finite) {
-                self.bad.get_or_insert(from + bad);
-            }
-        }
-        Ok(())
     }
 
     /// The step before which a store that is not finite ends the output.
@@ -224,7 +289,9 @@ impl<'a> Forced<'a> {
     fn logits(&mut self, step: usize) -> Result<&[f32], EngineError> {
         let (width, vocab) = (self.engine.arch().width as usize, self.engine.arch().vocab as usize);
         if !(self.logits_from..self.logits_from + self.logits.len() / vocab).contains(&step) {
-            self.check_cancel()?;
+            if self.cancel.load(Ordering::Relaxed) {
+                return Err(EngineError::Cancelled);
+            }
             let rows = HEAD_ROWS.min(self.x_final.len() / width - step);
             self.logits.resize(rows * vocab, 0.0);
             self.logits_from = step;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-pub use audit::{Audit, Claim, Divergence};
+pub use audit::{Audit, Claim, Divergence, Question};
 pub use batch::{Batch, Event, Job, Limits, Logprobs};
 pub use ending::{Finish, Pieces, Stop};
 pub use error::EngineError;

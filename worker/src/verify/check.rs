@@ -3,11 +3,11 @@
 use std::sync::atomic::AtomicBool;
 
 use deepnode_proto::deepnode::audits::v1::Verdict;
-use deepnode_proto::deepnode::tasks::v1::Task;
+use deepnode_proto::deepnode::tasks::v1::{self as proto, Task};
 
 use crate::canon::commit::{beacon_layer, token_digest, Digest};
 use crate::canon::SamplingParams;
-use crate::engine::{Claim, Divergence, Engine, EngineError, Request, Stop};
+use crate::engine::{Audit, Claim, Divergence, Engine, EngineError, Finish, Question, Request, Stop};
 use crate::model::Model;
 use crate::request::{self, CANON};
 
@@ -47,67 +47,100 @@ pub fn check(
     beacon: &Digest,
     cancel: &AtomicBool,
 ) -> Result<Finding, EngineError> {
-    let wrong = |reason: String| Ok(Finding::wrong([0; 32], reason));
-    let (Some(ask), Some(receipt)) = (&task.request, &task.receipt) else {
-        return wrong("the task has no request or no receipt".into());
-    };
-    if receipt.canon != CANON || receipt.task_id != task.id {
-        return wrong(format!("it is of task {} and canon/{}", receipt.task_id, receipt.canon));
+    match Examined::new(model, task, input, output, beacon) {
+        Ok(examined) => conclude(engine.audit(&examined.question(model), cancel)),
+        Err(finding) => Ok(*finding),
     }
-    if receipt.model_id != ask.model_id || ask.model_id != model.id() {
-        return wrong(format!("it is of model {}", hex::encode(&receipt.model_id)));
-    }
-    if receipt.request_digest != request::message_digest(ask) {
-        return wrong(format!("its request digest is {}", hex::encode(&receipt.request_digest)));
-    }
-    let prompt = match request::prompt(model, ask.input_kind(), input) {
-        Ok(prompt) => prompt,
-        Err(reason) => return wrong(format!("the worker took an input that cannot be read: {reason}")),
-    };
-    if let Err(reason) = request::check_prompt(model, task, ask, &prompt) {
-        return wrong(format!("the worker took an input that it must decline: {reason}"));
-    }
-    if receipt.input_digest != token_digest(&prompt) || receipt.input_tokens as usize != prompt.len() {
-        return wrong(format!("the input is {} other tokens, or another number of them", prompt.len()));
-    }
-    let Some(tokens) = request::token_ids(output) else {
-        return wrong(format!("the output has {} bytes, which are no token ids", output.len()));
-    };
-    if receipt.result_digest != token_digest(&tokens) || receipt.output_tokens as usize != tokens.len() {
-        return wrong(format!("the output is {} other tokens, or another number of them", tokens.len()));
-    }
-    let (Some(finish), Some(trace_root)) =
-        (request::finish_from_proto(receipt.finish()), request::digest(&receipt.trace_root))
-    else {
-        return wrong("its finish or trace root is nothing known".into());
-    };
-    let params = match request::sampling(task) {
-        Ok(params) => params,
-        Err(reason) => return wrong(format!("it was sampled, and {reason}")),
-    };
-    let claim = Claim {
-        request: Request {
-            prompt: &prompt,
-            params: &params,
-            max_output: ask.max_output,
-            stop: request::stop(model, ask),
-        },
-        output: &tokens,
-        finish,
-        trace_root,
-        leaves: None,
-    };
-    let audit = match engine.audit(&claim, beacon, &request::message_digest(receipt), cancel) {
-        Ok(audit) => audit,
-        Err(error @ (EngineError::Invalid { .. } | EngineError::Param(_))) => {
-            return wrong(format!("the worker took a request that it must decline: {error}"))
+}
+
+/// A receipt that agrees with its task and its blobs in all that needs no engine.
+pub struct Examined {
+    prompt: Vec<u32>,
+    params: SamplingParams,
+    ask: proto::Request,
+    tokens: Vec<u32>,
+    finish: Finish,
+    trace_root: Digest,
+    beacon: Digest,
+    receipt: Digest,
+}
+
+impl Examined {
+    /// Examines a receipt; the finding is what is wrong with it. Arguments as of [`check`].
+    pub fn new(
+        model: &Model,
+        task: &Task,
+        input: &[u8],
+        output: &[u8],
+        beacon: &Digest,
+    ) -> Result<Self, Box<Finding>> {
+        let wrong = |reason: String| Box::new(Finding::wrong([0; 32], reason));
+        let (Some(ask), Some(receipt)) = (&task.request, &task.receipt) else {
+            return Err(wrong("the task has no request or no receipt".into()));
+        };
+        if receipt.canon != CANON || receipt.task_id != task.id {
+            return Err(wrong(format!("it is of task {} and canon/{}", receipt.task_id, receipt.canon)));
         }
-        Err(error) => return Err(error),
-    };
-    Ok(match audit.divergence {
-        None => Finding { verdict: Verdict::Right, digest: audit.layer_digest, reason: "agrees".into() },
-        Some(differs) => Finding::wrong(audit.layer_digest, describe(&differs)),
-    })
+        if receipt.model_id != ask.model_id || ask.model_id != model.id() {
+            return Err(wrong(format!("it is of model {}", hex::encode(&receipt.model_id))));
+        }
+        if receipt.request_digest != request::message_digest(ask) {
+            return Err(wrong(format!("its request digest is {}", hex::encode(&receipt.request_digest))));
+        }
+        let prompt = request::prompt(model, ask.input_kind(), input)
+            .map_err(|reason| wrong(format!("the worker took an input that cannot be read: {reason}")))?;
+        request::check_prompt(model, task, ask, &prompt)
+            .map_err(|reason| wrong(format!("the worker took an input that it must decline: {reason}")))?;
+        if receipt.input_digest != token_digest(&prompt) || receipt.input_tokens as usize != prompt.len() {
+            let text = format!("the input is {} other tokens, or another number of them", prompt.len());
+            return Err(wrong(text));
+        }
+        let tokens = request::token_ids(output)
+            .ok_or_else(|| wrong(format!("the output has {} bytes, which are no token ids", output.len())))?;
+        if receipt.result_digest != token_digest(&tokens) || receipt.output_tokens as usize != tokens.len() {
+            let text = format!("the output is {} other tokens, or another number of them", tokens.len());
+            return Err(wrong(text));
+        }
+        let (Some(finish), Some(trace_root)) =
+            (request::finish_from_proto(receipt.finish()), request::digest(&receipt.trace_root))
+        else {
+            return Err(wrong("its finish or trace root is nothing known".into()));
+        };
+        let params =
+            request::sampling(task).map_err(|reason| wrong(format!("it was sampled, and {reason}")))?;
+        let (ask, receipt) = (ask.clone(), request::message_digest(receipt));
+        Ok(Self { prompt, params, ask, tokens, finish, trace_root, beacon: *beacon, receipt })
+    }
+
+    /// What the engine is asked.
+    pub fn question<'a>(&'a self, model: &'a Model) -> Question<'a> {
+        let request = Request {
+            prompt: &self.prompt,
+            params: &self.params,
+            max_output: self.ask.max_output,
+            stop: request::stop(model, &self.ask),
+        };
+        let Self { finish, trace_root, beacon, receipt, .. } = *self;
+        let claim = Claim { request, output: &self.tokens, finish, trace_root, leaves: None };
+        Question { claim, beacon, receipt }
+    }
+}
+
+/// What the engine's answer says of the receipt.
+pub fn conclude(answer: Result<Audit, EngineError>) -> Result<Finding, EngineError> {
+    match answer {
+        Ok(Audit { layer_digest: digest, divergence: None, .. }) => {
+            Ok(Finding { verdict: Verdict::Right, digest, reason: "agrees".into() })
+        }
+        Ok(Audit { layer_digest, divergence: Some(differs), .. }) => {
+            Ok(Finding::wrong(layer_digest, describe(&differs)))
+        }
+        Err(error @ (EngineError::Invalid { .. } | EngineError::Param(_))) => {
+            let reason = format!("the worker took a request that it must decline: {error}");
+            Ok(Finding::wrong([0; 32], reason))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn describe(divergence: &Divergence) -> String {

@@ -4,6 +4,7 @@ mod check;
 mod fetch;
 
 pub use check::{check, vector, vector_input, Finding, VECTOR_INPUT, VECTOR_OUTPUT};
+use check::{conclude, Examined};
 pub use fetch::{Evidence, Fetcher};
 
 use std::collections::BTreeSet;
@@ -18,7 +19,7 @@ use deepnode_proto::deepnode::audits::v1::{
 };
 use deepnode_tx::Address;
 use parking_lot::Mutex;
-use tokio::sync::{watch, Semaphore};
+use tokio::sync::{oneshot, watch, Semaphore};
 
 use crate::canon::Digest;
 use crate::chain::Chain;
@@ -51,9 +52,18 @@ pub struct Verifier {
     pace: Pace,
     /// Audits that are being worked on.
     busy: Mutex<BTreeSet<u64>>,
-    /// One recomputation at a time: all cores work on it.
+    /// One computation at a time: all cores work on it.
     turn: Semaphore,
+    /// Receipts that wait for it. Whose turn it is recomputes all of them together.
+    desk: Mutex<Vec<Waiting>>,
     cancel: AtomicBool,
+}
+
+/// A receipt to be recomputed.
+struct Waiting {
+    model: Digest,
+    examined: Examined,
+    finding: oneshot::Sender<anyhow::Result<Finding>>,
 }
 
 /// BLAKE3(auditor's 20 bytes, verdict as one byte, digest, salt).
@@ -74,6 +84,7 @@ impl Verifier {
             pace,
             busy: Mutex::default(),
             turn: Semaphore::new(1),
+            desk: Mutex::default(),
             cancel: AtomicBool::new(false),
         })
     }
@@ -230,12 +241,55 @@ impl Verifier {
             Ok(evidence) => evidence,
             Err(reason) => return self.missing(&audit, reason).await,
         };
-        let check = move |verifier: &Self, cancel: &AtomicBool| {
-            let (model, engine) = verifier.engines.get(&model).context("the model is loaded")?;
-            let Evidence { input, output } = &evidence;
-            Ok(check::check(model, engine, &task, input, output, &beacon, cancel)?)
+        let Evidence { input, output } = &evidence;
+        let (loaded, _) = self.engines.get(&model).context("the model is loaded")?;
+        match Examined::new(loaded, &task, input, output, &beacon) {
+            Ok(examined) => self.recompute(model, examined).await.map(Some),
+            Err(finding) => Ok(Some(*finding)),
+        }
+    }
+
+    /// Recomputes a receipt, together with those that wait at the same time.
+    async fn recompute(self: &Arc<Self>, model: Digest, examined: Examined) -> anyhow::Result<Finding> {
+        let (finding, mut found) = oneshot::channel();
+        self.desk.lock().push(Waiting { model, examined, finding });
+        let _turn = tokio::select! {
+            biased;
+            found = &mut found => return found?,
+            turn = self.turn.acquire() => turn?,
         };
-        self.compute(check).await.map(Some)
+        let verifier = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut waiting = std::mem::take(&mut *verifier.desk.lock());
+            while let Some(first) = waiting.first().map(|waiting| waiting.model) {
+                let (together, others) = waiting.into_iter().partition(|waiting| waiting.model == first);
+                verifier.recompute_all(&first, together);
+                waiting = others;
+            }
+        })
+        .await?;
+        found.await?
+    }
+
+    /// Recomputes receipts of one model and answers each.
+    fn recompute_all(&self, model: &Digest, waiting: Vec<Waiting>) {
+        let Some((model, engine)) = self.engines.get(model) else { return };
+        let questions: Vec<_> = waiting.iter().map(|waiting| waiting.examined.question(model)).collect();
+        let answers = engine.audits(&questions, &self.cancel);
+        drop(questions);
+        match answers {
+            Ok(answers) => {
+                for (waiting, answer) in waiting.into_iter().zip(answers) {
+                    // Who went away needs no answer.
+                    let _ = waiting.finding.send(conclude(answer).map_err(anyhow::Error::from));
+                }
+            }
+            Err(error) => {
+                for waiting in waiting {
+                    let _ = waiting.finding.send(Err(anyhow::anyhow!("{error}")));
+                }
+            }
+        }
     }
 
     async fn compute(

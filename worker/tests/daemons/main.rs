@@ -272,8 +272,8 @@ async fn a_task_from_its_input_to_its_verdict() {
         leaves: None,
     };
     let reference = engine::Engine::reference(model.clone()).unwrap();
-    let expected =
-        reference.audit(&claim, &[8; 32], &chain::digest_of(&receipt), &AtomicBool::new(false)).unwrap();
+    let question = engine::Question { claim, beacon: [8; 32], receipt: chain::digest_of(&receipt) };
+    let expected = reference.audit(&question, &AtomicBool::new(false)).unwrap();
     assert_eq!(member.digest, expected.layer_digest);
 
     // Once a task is final for long enough, its blobs are gone.
