@@ -5,7 +5,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deepnode_client::Serving;
+use deepnode_client::ask::{ask, Event, Question};
+use deepnode_client::{Client, Options, Serving};
 use deepnode_proto::deepnode::audits::v1::{Outcome, Verdict};
 use deepnode_proto::deepnode::tasks::v1::{Finish, MsgSubmitTask, MsgSubmitTaskResponse, Task, TaskStatus};
 use deepnode_proto::{Any, AnyExt};
@@ -109,6 +110,38 @@ async fn a_private_question_goes_over_the_wire() {
     assert_eq!(task.receipt, messages.last().unwrap().receipt);
     assert_eq!(task.receipt.unwrap().result_digest, token_digest(&tokens));
     assert_eq!(network.audits(id)[0].outcome(), Outcome::Right);
+}
+
+/// `deepnoded ask`, as far as it is not printing: over a node, to a worker that the chain names.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_is_asked_as_users_ask() {
+    let network = Network::start(Setup::default());
+    let _blocks = network.blocks(Duration::from_millis(10));
+    let node = network.node().await;
+    let worker = network.work(0, 0, network.engines()).await;
+    let client = Client::connect(&node.address.to_string()).await.unwrap();
+    let user = &network.users()[0];
+    for inline in [false, true] {
+        let question = Question { inline, ..Question::new("small", "What is the sea?", 8) };
+        let mut events = Vec::new();
+        let answered = ask(&client, user, &question, &Options::default(), &mut |event| events.push(event))
+            .await
+            .unwrap();
+        let text = |event: &Event| match event {
+            Event::Text(text) => Some(text.clone()),
+            _ => None,
+        };
+        assert_eq!(events.iter().filter_map(text).collect::<String>(), answered.text);
+        let named = |event: &Event| matches!(event, Event::Assigned { worker: w, .. } if *w == worker.address.to_string());
+        assert!(events.iter().any(named), "{events:?}");
+        let task = network.task(answered.id);
+        assert_eq!((task.receipt.clone(), &task.price), (answered.receipt, &answered.price));
+        assert_eq!(task.inline_input.is_empty(), !inline);
+    }
+    // More than the model's context is refused before anything is paid.
+    let question = Question::new("small", "What is the sea?", 256);
+    let error = ask(&client, user, &question, &Options::default(), &mut |_| ()).await.unwrap_err();
+    assert!(error.to_string().contains("the model's context is 256 tokens"), "{error}");
 }
 
 /// Auditors cannot reach the worker, which shows on the chain what they ask for: nothing happens to it.

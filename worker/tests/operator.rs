@@ -102,6 +102,57 @@ fn a_model_is_pulled_once_and_checked() {
     }
 }
 
+/// A store that speaks as much of S3 as reading takes: one object, for who signs.
+fn store(object: Vec<u8>) -> String {
+    use std::io::Write;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            let head: Vec<String> =
+                lines.map(|line| line.unwrap()).take_while(|line| !line.is_empty()).collect();
+            let signed =
+                head.iter().any(|line| line.to_lowercase().starts_with("authorization: aws4-hmac-sha256"));
+            let (status, body): (_, &[u8]) = match head[0].split(' ').nth(1) {
+                _ if !signed => ("403 Forbidden", b""),
+                Some("/bucket/dir/small.gguf") => ("200 OK", &object),
+                _ => ("404 Not Found", b""),
+            };
+            let length = body.len();
+            let more = "etag: \"1\"\r\nlast-modified: Tue, 15 Nov 1994 12:45:26 GMT\r\nconnection: close";
+            write!(stream, "HTTP/1.1 {status}\r\ncontent-length: {length}\r\n{more}\r\n\r\n").unwrap();
+            if head[0].starts_with("GET") {
+                let _ = stream.write_all(body);
+            }
+        }
+    });
+    endpoint
+}
+
+#[test]
+fn a_model_is_pulled_from_s3() {
+    let folder = tempfile::tempdir().unwrap();
+    let endpoint = store(std::fs::read(gguf(folder.path())).unwrap());
+    let pull = |home: &str, url: &str| {
+        Command::new(PROGRAM)
+            .args(["--home", folder.path().join(home).to_str().unwrap(), "models", "pull", url])
+            .envs([("AWS_ENDPOINT", endpoint.as_str()), ("AWS_ALLOW_HTTP", "true"), ("AWS_REGION", "here")])
+            .envs([("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret")])
+            .output()
+            .unwrap()
+    };
+    let there = pull("home", "s3://bucket/dir/small.gguf");
+    assert!(there.status.success(), "{}", String::from_utf8_lossy(&there.stderr));
+    assert_eq!(String::from_utf8(there.stdout).unwrap().trim().len(), 64);
+    let missing = pull("home", "s3://bucket/dir/other.gguf");
+    assert!(
+        !missing.status.success()
+            && String::from_utf8_lossy(&missing.stderr).contains("s3://bucket/dir/other.gguf")
+    );
+}
+
 #[test]
 fn the_bench_measures() {
     let folder = tempfile::tempdir().unwrap();

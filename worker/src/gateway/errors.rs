@@ -191,7 +191,7 @@ impl ApiError {
     }
 
     /// Asking again makes no sense, or costs again.
-    fn final_word(self) -> Self {
+    pub fn final_word(self) -> Self {
         self.header(SHOULD_RETRY, HeaderValue::from_static("false"))
     }
 

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
+use deepnode_client::keyring::Passphrase;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -22,6 +23,8 @@ pub(super) fn run(home: &Home, interval: Duration) -> anyhow::Result<()> {
     if !std::io::stdout().is_terminal() {
         bail!("--watch needs a terminal; `status --json` is for programs");
     }
+    // What opening the keyring warns of must not come into the picture.
+    home.keyring(Passphrase::Prompt)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let mut view = View::default();
     // Restores the terminal when this ends, by a panic too.

@@ -256,7 +256,7 @@ fn after(error: ClientError) -> ApiError {
     match error {
         ClientError::Ended { .. } => ApiError::no_worker(error),
         ClientError::Answer { .. } => ApiError::bad_answer(error),
-        error => ApiError::chain_away(error),
+        error => ApiError::chain_away(error).final_word(),
     }
 }
 
