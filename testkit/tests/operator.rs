@@ -11,7 +11,7 @@ use deepnode_client::keyring::Passphrase;
 use deepnode_client::Client;
 use deepnode_proto::deepnode::tasks::v1::{QueryEstimateTaskRequest, QueryEstimateTaskResponse};
 use deepnode_testkit::network::{Network, Setup, CHAIN_ID};
-use deepnode_worker::cli::{cu, examine, Cli, Config, Home, State, WorkerConfig};
+use deepnode_worker::cli::{cu, examine, Cli, Config, Device, Home, State, WorkerConfig};
 use deepnode_worker::gateway::{Gateway, Ledger, Settings, Terms};
 use deepnode_worker::metrics::Metrics;
 use deepnode_worker::model::model_path;
@@ -47,6 +47,7 @@ async fn the_doctor_finds_a_worker_in_order_and_a_poor_one() {
             keyring_backend: "test".into(),
             gas_price: String::new(),
             models: Vec::new(),
+            device: Device::Cpu,
             threads: 1,
             huge_pages: false,
             nice: 0,

@@ -47,7 +47,7 @@ fn the_doctor_names_what_is_to_be_mended() {
     let listen = taken.local_addr().unwrap().to_string();
     let init =
         ["init", "--chain-id", "dn-1", "--keyring-backend", "test", "--node", "127.0.0.1:1", "--comet", ""];
-    succeeds(&home, &[&init[..], &["--listen", &listen, "--metrics", ""]].concat());
+    succeeds(&home, &[&init[..], &["--listen", &listen, "--metrics", "", "--device", "cuda:99"]].concat());
     let out = worker(&home, &["doctor", "--json"]);
     assert_eq!(out.status.code(), Some(1));
     let checks: Vec<Value> = serde_json::from_slice(&out.stdout).unwrap();
@@ -57,13 +57,20 @@ fn the_doctor_names_what_is_to_be_mended() {
     };
     assert_eq!(state("home").0, "ok");
     assert_eq!(state("key").0, "warning");
-    for (name, remedy) in [("models", "models pull"), ("port", "ss -ltnp"), ("node", "worker.toml")] {
+    // No machine of ours has a hundred cards.
+    let wanted =
+        [("models", "models pull"), ("port", "ss -ltnp"), ("node", "worker.toml"), ("gpu", "device")];
+    for (name, remedy) in wanted {
         let (state, found) = state(name);
         assert!(state == "mend" && found.contains(remedy), "{name}: {found}");
     }
 
+    let model = gguf(folder.path());
+    let refused = fails(&home, &["bench", "--model", &model, "--device", "cuda:99"]);
+    assert!(refused.contains("device is cuda:99"), "{refused}");
+
     // A model file that was cut off.
-    let id = succeeds(&home, &["models", "import", &gguf(folder.path())]);
+    let id = succeeds(&home, &["models", "import", &model]);
     let path = home.join("models").join(format!("{}.dnm", id.trim()));
     assert!(succeeds_or_not(&home).contains("ok       model"));
     let length = std::fs::metadata(&path).unwrap().len();

@@ -11,6 +11,7 @@ use deepnode_client::{Client, GasPrice, Keyring};
 use deepnode_tx::{Address, SigningKey};
 use serde::{Deserialize, Serialize};
 
+use super::device::Device;
 use crate::canon::Digest;
 use crate::chain::GrpcChain;
 use crate::engine::Options;
@@ -41,6 +42,9 @@ pub struct Config {
     /// Models to load, by id; none stands for all that were imported.
     #[serde(default)]
     pub models: Vec<String>,
+    /// "auto" (the first card that can, else the processor), "cpu", "cuda" or "cuda:NUMBER".
+    #[serde(default)]
+    pub device: Device,
     /// Threads that compute; 0 stands for every core.
     #[serde(default)]
     pub threads: usize,

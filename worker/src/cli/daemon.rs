@@ -51,7 +51,8 @@ fn lower_priority(nice: i32) -> anyhow::Result<()> {
 fn engines(home: &Home) -> anyhow::Result<Engines> {
     let ids = home.models()?;
     tracing::info!(models = ids.len(), "loading, and checking every weight");
-    Ok(Engines::load(&home.models_folder(), &ids, home.engine_options())?)
+    let (device, options) = (home.config.device, home.engine_options());
+    Ok(Engines::load(&home.models_folder(), &ids, &|model| device.engine(model, options))?)
 }
 
 /// Runs the worker of a home folder until it is told to stop. Its answers are those of the executor that `executor`

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use clap::Args;
 use deepnode_client::KeyringError;
 
-use super::{Config, Global, Home, WorkerConfig};
+use super::{Config, Device, Global, Home, WorkerConfig};
 
 #[derive(Debug, Args)]
 pub(super) struct Init {
@@ -41,6 +41,9 @@ pub(super) struct Init {
     /// udn to bond.
     #[arg(long, default_value_t = WorkerConfig::default().bond)]
     bond: u64,
+    /// What computes: auto, cpu, cuda or cuda:NUMBER.
+    #[arg(long, default_value_t = Device::Auto)]
+    device: Device,
     /// Threads that compute; 0 for every core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -59,6 +62,7 @@ impl Init {
             keyring_backend: self.keyring_backend,
             gas_price: self.gas_price,
             models: Vec::new(),
+            device: self.device,
             threads: self.threads,
             huge_pages: false,
             nice: self.nice,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{bail, Context};
 use clap::Args;
 
+use super::device::Device;
 use super::models::import_with_progress;
 use super::Global;
 use crate::engine::{Engine, Options};
@@ -29,6 +30,9 @@ pub(super) struct Local {
     /// Threads that compute; every core by default.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// What computes: auto (the first card that can, else the processor), cpu, cuda or cuda:NUMBER.
+    #[arg(long, default_value_t = Device::Auto)]
+    device: Device,
 }
 
 impl Local {
@@ -40,7 +44,7 @@ impl Local {
         let model = Arc::new(model);
         let default = Options::default();
         let options = Options { threads: self.threads(), ..default };
-        let engine = Engine::new(model.clone(), options)?;
+        let engine = self.device.engine(&model, options)?;
         Ok((model, engine))
     }
 

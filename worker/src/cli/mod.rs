@@ -4,6 +4,7 @@ mod bench;
 mod chat;
 mod config;
 mod daemon;
+mod device;
 mod doctor;
 mod gateway;
 mod init;
@@ -17,6 +18,7 @@ mod watch;
 pub use bench::cu;
 pub use config::{Config, Home, WorkerConfig};
 pub use daemon::run;
+pub use device::Device;
 pub use doctor::{examine, Check, State};
 
 use std::path::PathBuf;

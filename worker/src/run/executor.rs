@@ -43,8 +43,13 @@ pub struct Engines {
 }
 
 impl Engines {
-    /// Loads models of a folder: their weights are mapped, and every one is checked against the id.
-    pub fn load(folder: &Path, ids: &[Digest], options: engine::Options) -> Result<Self, EngineError> {
+    /// Loads models of a folder: their weights are mapped, and every one is checked against the id. `engine` makes what
+    /// computes each of them.
+    pub fn load(
+        folder: &Path,
+        ids: &[Digest],
+        engine: &dyn Fn(&Arc<Model>) -> Result<Engine, EngineError>,
+    ) -> Result<Self, EngineError> {
         let mut engines = Self::default();
         for id in ids {
             let path = model_path(folder, id);
@@ -57,7 +62,9 @@ impl Engines {
                 }));
             }
             model.verify()?;
-            engines.add(Arc::new(model), options)?;
+            let model = Arc::new(model);
+            let engine = engine(&model)?;
+            engines.loaded.insert(*id, Loaded { model, engine });
         }
         Ok(engines)
     }

@@ -4,8 +4,10 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use super::super::Device;
 use super::Check;
 use crate::cpu::Isa;
+use crate::cuda::{cards, Card};
 
 /// Least free space, bytes: blobs of tasks, journals, room for an import's last step.
 const DISK: u64 = 2 << 30;
@@ -23,40 +25,36 @@ pub fn processor() -> Check {
     }
 }
 
-/// NVIDIA's driver and its library for programs.
-pub fn gpu() -> Check {
-    let version = std::fs::read_to_string("/proc/driver/nvidia/version").ok();
-    match (&version, library(c"libcuda.so.1")) {
-        (None, false) => Check::ok("gpu", "none: computes on the processor"),
-        (None, true) => Check::warning(
-            "gpu",
-            "libcuda is here, the kernel's driver is not loaded",
-            "modprobe nvidia, or pass the devices into the container (--gpus all)",
-        ),
-        (Some(version), library) => {
-            let line = version.lines().next().unwrap_or_default();
-            let number = line.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
-            let found = format!("NVIDIA driver {}", number.unwrap_or("of unknown version"));
-            match library {
-                true => Check::ok("gpu", found),
-                false => {
-                    let remedy = "install the driver's user libraries (Debian: libcuda1)";
-                    Check::mend("gpu", format!("{found}, but no libcuda.so.1"), remedy)
-                }
-            }
+/// Cards that can compute, as NVIDIA's driver has them; a card that cannot be used is worth knowing of.
+pub fn gpu(wanted: Option<Device>) -> Check {
+    let there = Path::new("/dev/nvidia0").exists() || Path::new("/proc/driver/nvidia/version").exists();
+    let cards = match cards() {
+        Ok(cards) => cards,
+        Err(error) => {
+            let remedy = "install a newer driver, or pass card and driver into the container (--gpus all); device = \"cpu\" does without";
+            return match wanted {
+                Some(Device::Cuda(_)) => Check::mend("gpu", error.to_string(), remedy),
+                _ if there => Check::warning("gpu", error.to_string(), remedy),
+                _ => Check::ok("gpu", "none: computes on the processor"),
+            };
         }
+    };
+    let name = |card: &Card| {
+        let (major, minor) = card.capability;
+        format!(
+            "{}: {}, {} GiB, compute capability {major}.{minor}",
+            card.ordinal,
+            card.name,
+            card.memory >> 30
+        )
+    };
+    let found = cards.iter().map(name).collect::<Vec<_>>().join("; ");
+    match wanted {
+        Some(Device::Cuda(number)) if !cards.iter().any(|card| card.ordinal == number) => {
+            Check::mend("gpu", format!("no card {number} among {found}"), "correct device in worker.toml")
+        }
+        _ => Check::ok("gpu", found),
     }
-}
-
-fn library(name: &std::ffi::CStr) -> bool {
-    // SAFETY: the name is a C string; the library's constructors are trusted as those of any library that is linked.
-    let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_LAZY) };
-    if handle.is_null() {
-        return false;
-    }
-    // SAFETY: the handle came from dlopen and is used no more.
-    unsafe { libc::dlclose(handle) };
-    true
 }
 
 /// Whether somebody keeps the clock right: credentials are good for minutes only.
@@ -140,6 +138,5 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let check = disk(&home.path().join("a/b"));
         assert!(check.found.contains(&home.path().display().to_string()), "{check}");
-        assert!(!library(c"libno-such-thing.so.1"));
     }
 }

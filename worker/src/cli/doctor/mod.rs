@@ -86,8 +86,10 @@ pub(super) fn run(global: &Global, args: Args) -> anyhow::Result<()> {
 
 /// Looks at a home folder, this machine, and the chain. Changes nothing.
 pub async fn examine(dir: &Path, weights: bool) -> Vec<Check> {
-    let mut checks = vec![machine::processor(), machine::gpu(), machine::clock(), machine::disk(dir)];
-    let home = match Home::open(dir) {
+    let home = Home::open(dir);
+    let device = home.as_ref().ok().map(|home| home.config.device);
+    let mut checks = vec![machine::processor(), machine::gpu(device), machine::clock(), machine::disk(dir)];
+    let home = match home {
         Ok(home) => home,
         Err(error) => {
             let remedy = format!("deepnode-worker init --home {} --chain-id ID", dir.display());
