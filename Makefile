@@ -27,7 +27,7 @@ programs: doctor cometbft model
 
 ##### Checks
 
-.PHONY: doctor lint test test-openai test-chain-long accept-snapshots test-store-long
+.PHONY: fuzz-import doctor lint test test-openai test-chain-long accept-snapshots test-store-long
 doctor: ## Name what this machine lacks, and the way to get it
 	@tools/doctor.sh
 
@@ -40,6 +40,9 @@ test: ## All tests and the network's tour, with a table of where the time went (
 
 test-openai: programs ## OpenAI's own SDKs (Python, JavaScript) against `deepnode-worker serve` with the real model (seconds)
 	@tools/test-openai.sh
+
+fuzz-import: ## Ten million mutated GGUF files and as many safetensors, each read as for an import (half an hour)
+	DEEPNODE_FUZZ_INPUTS=10000000 $(CARGO) test -p deepnode-worker --test fuzz_import --locked -- --nocapture
 
 test-chain-long: ## Fifty other random chains, each replayed in other processes, some minutes
 	for seed in $$(seq 1 50); do DEEPNODE_TEST_SEED=$$seed $(CARGO) test -q -p deepnode-app --test chain --locked \

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use deepnode_worker::canon::packed::Packing;
 use deepnode_worker::canon::random::RandomDecoder;
 use deepnode_worker::canon::reference::Reference;
-use deepnode_worker::canon::{Architecture, Decoder, Device, Forward, Point, Run, Tap, PAGE};
+use deepnode_worker::canon::{Architecture, Decoder, Device, Forward, Point, RopeScaling, Run, Tap, PAGE};
 use deepnode_worker::cpu::{Cpu, Isa, Resident};
 use proptest::prelude::*;
 
@@ -26,6 +26,9 @@ fn odd() -> Architecture {
         eos: vec![0],
         tied: false,
         qkv_bias: true,
+        qk_norm: false,
+        window: None,
+        rope_scaling: RopeScaling::None,
     }
 }
 
@@ -142,6 +145,16 @@ fn sizes_with_tails() {
     let splits: [&[usize]; 4] = [&[], &[1, 2, 3, 122, 1, 1], &[127, 2, 126, 3, 1], &ones];
     let forward = agree(RandomDecoder::new(odd(), 1), 1..=2, 290, &splits);
     assert!(forward.finite.iter().all(|finite| *finite));
+}
+
+/// Norms of heads, and windows that begin within a block and span one or several.
+#[test]
+fn norms_and_windows() {
+    for window in [20, 128, 200] {
+        let arch = Architecture { qk_norm: true, window: Some(window), ..odd() };
+        let splits: [&[usize]; 3] = [&[], &[127, 2, 126, 3, 1], &[250, 1, 1, 1]];
+        agree(RandomDecoder::new(arch, 6), 1..=2, 290, &splits);
+    }
 }
 
 #[test]
@@ -288,8 +301,10 @@ fn taps_hear_the_same() {
 }
 
 fn any_architecture() -> impl Strategy<Value = Architecture> {
-    (1..4u32, 1..4u32, 1..90u32, 1..300u32, 1..300u32, 1..200u32, any::<bool>(), any::<bool>()).prop_map(
-        |(kv_heads, group, half, width, ffn, vocab, tied, qkv_bias)| Architecture {
+    let sizes = (1..4u32, 1..4u32, 1..90u32, 1..300u32, 1..300u32, 1..200u32);
+    let parts = (any::<bool>(), any::<bool>(), any::<bool>(), prop::option::of(1..150u32));
+    (sizes, parts).prop_map(
+        |((kv_heads, group, half, width, ffn, vocab), (tied, qkv_bias, qk_norm, window))| Architecture {
             heads: kv_heads * group,
             kv_heads,
             head_dim: 2 * half,
@@ -298,6 +313,8 @@ fn any_architecture() -> impl Strategy<Value = Architecture> {
             vocab,
             tied,
             qkv_bias,
+            qk_norm,
+            window,
             ..odd()
         },
     )

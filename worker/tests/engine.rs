@@ -6,7 +6,7 @@ use std::sync::Arc;
 use deepnode_worker::canon::commit::{beacon_layer, trace_root, LayerDigest};
 use deepnode_worker::canon::random::RandomDecoder;
 use deepnode_worker::canon::reference::Reference;
-use deepnode_worker::canon::{Architecture, Device, Point, Run, SamplingParams, Tap};
+use deepnode_worker::canon::{Architecture, Device, Point, RopeScaling, Run, SamplingParams, Tap};
 use deepnode_worker::cpu::Isa;
 use deepnode_worker::engine::*;
 
@@ -30,6 +30,9 @@ fn arch() -> Architecture {
         eos: vec![299],
         tied: true,
         qkv_bias: false,
+        qk_norm: false,
+        window: None,
+        rope_scaling: RopeScaling::None,
     }
 }
 

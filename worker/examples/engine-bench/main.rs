@@ -128,7 +128,7 @@ fn main() {
     let Settings { rounds, isas, threads, cases, peer } = Settings::from_args();
     let mapped = Arc::new(testing::smollm2());
     let model = Arc::new(Resident::copy(&mapped, true).expect("memory for the weights"));
-    let peer = peer.map(|program| Llama::new(program).unwrap_or_else(|e| panic!("the peer: {e}")));
+    let peer = peer.map(|program| Llama::new(program, &mapped).unwrap_or_else(|e| panic!("the peer: {e}")));
     let engines: Vec<Vec<(Isa, Cpu<Resident<Model>>)>> = threads
         .iter()
         .map(|n| {

@@ -12,7 +12,7 @@ pub mod rope;
 pub mod sample;
 pub mod tensor;
 
-pub use arch::Architecture;
+pub use arch::{Architecture, RopeScaling};
 pub use commit::Digest;
 pub use device::{Decoder, Device, DeviceError, Forward, Point, Run, Tap, PAGE};
 pub use sample::SamplingParams;

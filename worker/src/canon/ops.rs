@@ -3,6 +3,8 @@
 //!
 //! Stored values are f16, arithmetic is f32, rounded to nearest even, subnormals kept. `mul_add` is one rounding.
 
+use std::ops::Range;
+
 use half::f16;
 
 use super::constants::*;
@@ -20,22 +22,25 @@ pub fn store(x: f32, finite: &mut bool) -> f16 {
 }
 
 /// Sum of `terms` by fma in blocks of 128, each block from +0 in ascending order, then the blocks in ascending order.
-fn blocked(len: usize, term: impl Fn(usize) -> (f32, f32)) -> f32 {
-    let mut total = 0.0;
-    for start in (0..len).step_by(BLOCK) {
-        let mut acc = 0.0f32;
-        for i in start..len.min(start + BLOCK) {
+/// Blocks lie at multiples of 128 wherever the range begins.
+fn blocked(range: Range<usize>, term: impl Fn(usize) -> (f32, f32)) -> f32 {
+    let mut total = None;
+    let mut start = range.start;
+    while start < range.end {
+        let end = range.end.min((start / BLOCK + 1) * BLOCK);
+        let acc = (start..end).fold(0.0f32, |acc, i| {
             let (a, b) = term(i);
-            acc = a.mul_add(b, acc);
-        }
-        total = if start == 0 { acc } else { total + acc };
+            a.mul_add(b, acc)
+        });
+        total = Some(total.map_or(acc, |total| total + acc));
+        start = end;
     }
-    total
+    total.unwrap_or(0.0)
 }
 
 /// Dot product.
 pub fn dot(x: &[f16], w: &[f16]) -> f32 {
-    blocked(x.len(), |k| (x[k].to_f32(), w[k].to_f32()))
+    blocked(0..x.len(), |k| (x[k].to_f32(), w[k].to_f32()))
 }
 
 /// e^x. Below -87 it is +0, above 88 that of 88.
@@ -65,8 +70,16 @@ pub fn log(x: f32) -> f32 {
 
 /// Root mean square normalisation of the residual stream `h` with gain `g`.
 pub fn rmsnorm(h: &[f32], g: &[f16], eps: f32, finite: &mut bool) -> Vec<f16> {
-    let rstd = rstd(blocked(h.len(), |k| (h[k], h[k])), h.len(), eps);
+    let rstd = rstd(blocked(0..h.len(), |k| (h[k], h[k])), h.len(), eps);
     h.iter().zip(g).map(|(h, g)| store((h * rstd) * g.to_f32(), finite)).collect()
+}
+
+/// The same over one head of q or k, in place and not stored: rope comes next.
+pub fn head_norm(head: &mut [f32], g: &[f16], eps: f32) {
+    let rstd = rstd(blocked(0..head.len(), |k| (head[k], head[k])), head.len(), eps);
+    for (x, g) in head.iter_mut().zip(g) {
+        *x = (*x * rstd) * g.to_f32();
+    }
 }
 
 /// 1 / sqrt(sum of squares / elements + eps).
@@ -89,16 +102,24 @@ pub fn score_scale(head_dim: u32) -> f32 {
     (1.0 / f64::from(head_dim).sqrt()) as f32
 }
 
-/// One query over the keys and values of positions 0 to its own.
-pub fn attention(q: &[f16], keys: &[&[f16]], values: &[&[f16]], scale: f32, finite: &mut bool) -> Vec<f16> {
-    let scores: Vec<f32> = keys.iter().map(|k| dot(q, k) * scale).collect();
+/// One query over the keys and values of the positions `seen`, of all that there are.
+pub fn attention(
+    q: &[f16],
+    keys: &[&[f16]],
+    values: &[&[f16]],
+    seen: Range<usize>,
+    scale: f32,
+    finite: &mut bool,
+) -> Vec<f16> {
+    let first = seen.start;
+    let scores: Vec<f32> = keys[seen.clone()].iter().map(|k| dot(q, k) * scale).collect();
     let max = scores.iter().fold(f32::NEG_INFINITY, |m, s| if *s > m { *s } else { m });
     let p: Vec<f32> = scores.iter().map(|s| exp(s - max)).collect();
-    let sum = p
-        .chunks(BLOCK)
-        .map(|block| block.iter().fold(0.0, |l, p| l + p))
-        .fold(0.0, |l: f32, block| l + block);
-    (0..q.len()).map(|d| store(blocked(p.len(), |j| (p[j], values[j][d].to_f32())) / sum, finite)).collect()
+    // p * 1 + l, rounded once, is p + l.
+    let sum = blocked(seen.clone(), |j| (p[j - first], 1.0));
+    (0..q.len())
+        .map(|d| store(blocked(seen.clone(), |j| (p[j - first], values[j][d].to_f32())) / sum, finite))
+        .collect()
 }
 
 /// silu(g) * u, before its store.

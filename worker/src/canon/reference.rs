@@ -29,8 +29,7 @@ struct Head {
 
 impl<M: Decoder> Reference<M> {
     pub fn new(model: Arc<M>) -> Self {
-        let arch = model.arch();
-        let rope = RopeTable::new(arch.rope_base, arch.head_dim, arch.context);
+        let rope = RopeTable::of(model.arch());
         Self { model, rope, pages: Mutex::default() }
     }
 }
@@ -177,8 +176,13 @@ fn block(
     let mut q = biased(product(&w.q, &x), w.q_bias);
     let mut k = biased(product(&w.k, &x), w.k_bias);
     let v = biased(product(&w.v, &x), w.v_bias);
-    for head in q.chunks_mut(dim).chain(k.chunks_mut(dim)) {
-        ops::rope(head, rope);
+    for (x, gain) in [(&mut q, w.q_norm), (&mut k, w.k_norm)] {
+        for head in x.chunks_mut(dim) {
+            if let Some(gain) = gain {
+                ops::head_norm(head, gain, arch.eps);
+            }
+            ops::rope(head, rope);
+        }
     }
     let mut stored = |x: &[f32]| -> Vec<f16> { x.iter().map(|x| ops::store(*x, finite)).collect() };
     let (q, k, v) = (stored(&q), stored(&k), stored(&v));
@@ -192,7 +196,8 @@ fn block(
     let mut o = Vec::with_capacity(q.len());
     for (i, q) in q.chunks(dim).enumerate() {
         let (keys, values) = cache.history(i / group);
-        o.extend(ops::attention(q, &keys, &values, scale, finite));
+        let seen = arch.first_seen(cache.position)..cache.position + 1;
+        o.extend(ops::attention(q, &keys, &values, seen, scale, finite));
     }
     seen.note_halves(layer, Point::Attn, &o);
     add(h, &product(&w.o, &o));

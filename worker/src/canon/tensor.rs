@@ -77,6 +77,9 @@ pub struct LayerWeights<'a> {
     pub q_bias: Option<&'a [f16]>,
     pub k_bias: Option<&'a [f16]>,
     pub v_bias: Option<&'a [f16]>,
+    /// Gains of the norm over each head of q, and of k.
+    pub q_norm: Option<&'a [f16]>,
+    pub k_norm: Option<&'a [f16]>,
     pub o: Tensor<'a>,
     pub ffn_gain: &'a [f16],
     pub gate: Tensor<'a>,
@@ -112,6 +115,8 @@ impl Weights<'_> {
             q_bias: l.q_bias.map(|v| vector(place, v)),
             k_bias: l.k_bias.map(|v| vector(place, v)),
             v_bias: l.v_bias.map(|v| vector(place, v)),
+            q_norm: l.q_norm.map(|v| vector(place, v)),
+            k_norm: l.k_norm.map(|v| vector(place, v)),
             o: place(l.o),
             ffn_gain: vector(place, l.ffn_gain),
             gate: place(l.gate),

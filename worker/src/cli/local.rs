@@ -1,6 +1,5 @@
 //! What `serve`, `chat` and others have in common: one model on this machine.
 
-use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,15 +10,13 @@ use super::device::Device;
 use super::models::import_with_progress;
 use super::Global;
 use crate::engine::{Engine, Options};
-use crate::model::{model_path, Model};
-
-/// First bytes of a GGUF file.
-const GGUF: &[u8; 4] = b"GGUF";
+use crate::model::{model_path, Model, EXTENSION};
 
 #[derive(Debug, Args)]
 pub(super) struct ModelArg {
-    /// A GGUF file (which is imported into the home's models first), an imported model's file, or its id.
-    #[arg(long, value_name = "FILE|ID")]
+    /// A GGUF or safetensors file or folder (which is imported into the home's models first), an imported model's
+    /// file, or its id.
+    #[arg(long, value_name = "PATH|ID")]
     model: String,
 }
 
@@ -71,11 +68,7 @@ impl ModelArg {
             return Ok(path);
         }
         let path = PathBuf::from(&self.model);
-        let mut magic = [0; 4];
-        std::fs::File::open(&path)
-            .and_then(|mut file| file.read_exact(&mut magic))
-            .with_context(|| format!("--model {}", path.display()))?;
-        if magic != *GGUF {
+        if path.extension().is_some_and(|extension| extension == EXTENSION) {
             return Ok(path);
         }
         let imported = import_with_progress(&path, models)?;

@@ -1,19 +1,32 @@
-//! `models import`, `models pull`, `models list`
+//! `models import`, `models pull`, `models export`, `models list`
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Global;
-use crate::model::{import, list, Imported};
+use crate::model::{export, import, list, model_path, Imported, Model};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Models {
-    /// Makes a model of a GGUF file; prints its id
-    Import { gguf: PathBuf },
+    /// Makes a model of a GGUF file, of a safetensors file beside its JSON, or of a folder with either; prints its id
+    Import { path: PathBuf },
     /// Fetches a model from a URL, and imports it; prints its id
     Pull(super::pull::Pull),
+    /// Writes a model for other programs; importing that gives the same id
+    #[command(group = clap::ArgGroup::new("format").required(true))]
+    Export {
+        /// The model's id, 64 hex digits
+        id: String,
+        /// A GGUF file to write, for llama.cpp
+        #[arg(long, group = "format", value_name = "FILE")]
+        gguf: Option<PathBuf>,
+        /// A folder to write safetensors and JSON into, for transformers
+        #[arg(long, group = "format", value_name = "FOLDER")]
+        safetensors: Option<PathBuf>,
+    },
     /// Lists the models
     List {
         #[arg(long)]
@@ -26,14 +39,28 @@ impl Models {
         // A home is not needed: a validator may import before it has a key.
         let folder = global.home.join("models");
         match self {
-            Self::Import { gguf } => {
-                let imported = import_with_progress(&gguf, &folder)?;
+            Self::Import { path } => {
+                let imported = import_with_progress(&path, &folder)?;
                 println!("{}", hex::encode(imported.id));
                 if imported.existed {
                     eprintln!("It was imported before.");
                 }
             }
             Self::Pull(pull) => pull.run(global)?,
+            Self::Export { id, gguf, safetensors } => {
+                let mut digest = [0; 32];
+                hex::decode_to_slice(&id, &mut digest)
+                    .with_context(|| format!("id is {id:?}: must be 64 hex digits"))?;
+                let model = Model::open(&model_path(&folder, &digest))?;
+                // What a damaged disk changed must not leave as if it were the model.
+                model.verify()?;
+                if let Some(path) = gguf {
+                    export::to_gguf(&model, &path)?;
+                }
+                if let Some(path) = safetensors {
+                    export::to_safetensors(&model, &path)?;
+                }
+            }
             Self::List { json } => {
                 let listings = list(&folder)?;
                 if json {
@@ -63,11 +90,11 @@ impl Models {
     }
 }
 
-/// Imports a GGUF file into a models folder; the terminal sees how far it is.
-pub(super) fn import_with_progress(gguf: &Path, folder: &Path) -> anyhow::Result<Imported> {
+/// Imports a model's files into a models folder; the terminal sees how far it is.
+pub(super) fn import_with_progress(path: &Path, folder: &Path) -> anyhow::Result<Imported> {
     let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec}")?;
     let bar = ProgressBar::new(0).with_style(style);
-    let imported = import(gguf, folder, &|progress| {
+    let imported = import(path, folder, &|progress| {
         bar.set_length(progress.total);
         bar.set_position(progress.done);
     })?;

@@ -285,7 +285,7 @@ impl Pass<'_> {
         finite: &mut [bool],
         scratch: &mut HeadScratch,
     ) {
-        let (k, s) = (self.kernels, &self.shape);
+        let (s, norm) = (&self.shape, &self.gains.layers[layer].q_norm);
         let (dim, group) = (s.dim, s.group());
         let own = head * group * dim..(head + 1) * group * dim;
         let (first, chunk) = (run.start, &chunk[run.clone()]);
@@ -302,7 +302,7 @@ impl Pass<'_> {
                 finite[i] &= self.store_kv(layer, head, row, key, value, scratch);
             }
             for q in q.chunks_exact_mut(dim) {
-                finite[i] &= (k.rope)(q, &scratch.cos, &scratch.sin);
+                finite[i] &= self.turn(q, norm, &scratch.cos, &scratch.sin);
             }
         }
         let out = |i: usize, query: usize, result: &[f32], ok: bool| {

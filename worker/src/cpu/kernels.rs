@@ -2,6 +2,8 @@
 //!
 //! One generic source; the bottom of the file instantiates it for each instruction set.
 
+use std::ops::Range;
+
 use half::f16;
 
 use super::cache::Layout;
@@ -35,6 +37,8 @@ pub struct Kernels {
     pub gemm: fn(w: &Tensor<'_>, packed: &[f32], tiles: &[Tile], y: &mut [f32], stride: usize),
     /// out = f16(h / rms(h) * gain) of the first `width` elements; all lengths are padded to whole panels.
     pub rmsnorm: fn(h: &[f32], gain: &[f32], width: usize, eps: f32, out: &mut [f32]) -> bool,
+    /// One head divided by its root mean square and times gain, in place and not rounded.
+    pub head_norm: fn(head: &mut [f32], gain: &[f32], eps: f32),
     /// Turns one head in place and rounds it to halves.
     pub rope: fn(head: &mut [f32], cos: &[f32], sin: &[f32]) -> bool,
     /// gate = f16(silu(gate) * up), lengths padded to whole panels.
@@ -52,7 +56,8 @@ pub struct Kernels {
 pub struct Attend<'a> {
     /// One to [`TILE`] queries of `dim` elements.
     pub queries: &'a [&'a [f32]],
-    /// For each query the last position that it sees.
+    /// For each query the first position that it sees, and the last.
+    pub first: &'a [usize],
     pub last: &'a [usize],
     /// Of each page up to the last position: the head's part.
     pub pages: &'a [&'a [f16]],
@@ -308,6 +313,13 @@ unsafe fn rmsnorm<S: Simd>(h: &[f32], gain: &[f32], width: usize, eps: f32, out:
 }
 
 #[inline(always)]
+unsafe fn head_norm(head: &mut [f32], gain: &[f32], eps: f32) {
+    assert_eq!(head.len(), gain.len());
+    let rstd = ops::rstd(squares(head), head.len(), eps);
+    head.iter_mut().zip(gain).for_each(|(x, g)| *x = (*x * rstd) * g);
+}
+
+#[inline(always)]
 unsafe fn rope<S: Simd>(head: &mut [f32], cos: &[f32], sin: &[f32]) -> bool {
     let half = cos.len();
     assert!(head.len() == 2 * half && sin.len() == half);
@@ -350,10 +362,11 @@ unsafe fn silu_gate<S: Simd>(gate: &mut [f32], up: &[f32]) -> bool {
     finite
 }
 
-/// scores[..seen] * scale -> exp(. - max), and 0 up to the padded length.
+/// scores[seen] * scale -> exp(. - max), and 0 before it and up to the padded length.
 #[inline(always)]
-unsafe fn softmax<S: Simd>(scores: &mut [f32], seen: usize, scale: f32) {
-    scores[seen..].fill(f32::NEG_INFINITY);
+unsafe fn softmax<S: Simd>(scores: &mut [f32], seen: Range<usize>, scale: f32) {
+    scores[..seen.start].fill(f32::NEG_INFINITY);
+    scores[seen.end..].fill(f32::NEG_INFINITY);
     let p = scores.as_mut_ptr();
     // SAFETY: every vector lies within scores.
     unsafe {
@@ -372,10 +385,12 @@ unsafe fn softmax<S: Simd>(scores: &mut [f32], seen: usize, scale: f32) {
 
 #[inline(always)]
 unsafe fn attend<S: Simd, const N: usize>(job: &Attend<'_>, scratch: &mut Scratch) -> u32 {
-    let Attend { queries, last, pages, layout, scale } = *job;
+    let Attend { queries, first, last, pages, layout, scale } = *job;
     let (count, dim) = (queries.len(), layout.dim);
-    assert!(count <= TILE && last.len() == count && queries.iter().all(|q| q.len() == dim));
+    assert!(count <= TILE && first.len() == count && last.len() == count && queries.iter().all(|q| q.len() == dim));
     let seen = last.iter().fold(0, |a, b| a.max(b + 1));
+    // Nobody sees anything before this block.
+    let from = first.iter().fold(seen, |a, b| a.min(*b)) / BLOCK * BLOCK;
     let padded = seen.next_multiple_of(PANEL);
     let out_stride = dim.next_multiple_of(PANEL);
     assert!(padded <= pages.len() * PAGE && pages.iter().all(|part| part.len() == layout.len()));
@@ -387,7 +402,7 @@ unsafe fn attend<S: Simd, const N: usize>(job: &Attend<'_>, scratch: &mut Scratc
     for (row, q) in rows.iter_mut().zip(queries) {
         *row = q.as_ptr();
     }
-    for p in 0..padded / PANEL {
+    for p in from / PANEL..padded / PANEL {
         for lane in (0..PANEL).step_by(N * S::LANES) {
             for k0 in (0..dim).step_by(BLOCK) {
                 let len = BLOCK.min(dim - k0);
@@ -407,9 +422,9 @@ unsafe fn attend<S: Simd, const N: usize>(job: &Attend<'_>, scratch: &mut Scratc
     let mut sums = [0.0f32; TILE];
     for (i, scores) in scratch.scores.chunks_exact_mut(padded).enumerate() {
         // SAFETY: the wrapper has the instruction set of S.
-        unsafe { softmax::<S>(scores, last[i] + 1, scale) };
+        unsafe { softmax::<S>(&mut scores[from..], first[i] - from..last[i] + 1 - from, scale) };
     }
-    for j0 in (0..seen).step_by(BLOCK) {
+    for j0 in (from..seen).step_by(BLOCK) {
         let mut acc = [0.0f32; TILE];
         for j in j0..seen.min(j0 + BLOCK) {
             for (i, acc) in acc[..count].iter_mut().enumerate() {
@@ -422,7 +437,7 @@ unsafe fn attend<S: Simd, const N: usize>(job: &Attend<'_>, scratch: &mut Scratc
     let p = scratch.scores.as_ptr();
     for panel in 0..out_stride / PANEL {
         for lane in (0..PANEL).step_by(N * S::LANES) {
-            for j0 in (0..seen).step_by(BLOCK) {
+            for j0 in (from..seen).step_by(BLOCK) {
                 let len = BLOCK.min(seen - j0);
                 // SAFETY: positions below `seen` lie within their page and within each row of scores.
                 unsafe {
@@ -430,7 +445,7 @@ unsafe fn attend<S: Simd, const N: usize>(job: &Attend<'_>, scratch: &mut Scratc
                     let c = scratch.out.as_mut_ptr().add(panel * PANEL + lane);
                     by_count!(count, M => {
                         let x = |j: usize, t: usize| *p.add(t * padded + j0 + j);
-                        block::<S, M, N, false>(w, x, len, c, out_stride, j0 == 0, false)
+                        block::<S, M, N, false>(w, x, len, c, out_stride, j0 == from, false)
                     });
                 }
             }
@@ -475,6 +490,7 @@ macro_rules! table {
                 -> () = gemm::<$simd, $gemm, $half>),
             rmsnorm: entry!($feature fn(h: &[f32], g: &[f32], width: usize, eps: f32, out: &mut [f32])
                 -> bool = rmsnorm::<$simd>),
+            head_norm: entry!($feature fn(head: &mut [f32], gain: &[f32], eps: f32) -> () = head_norm),
             rope: entry!($feature fn(head: &mut [f32], cos: &[f32], sin: &[f32]) -> bool = rope::<$simd>),
             silu_gate: entry!($feature fn(gate: &mut [f32], up: &[f32]) -> bool = silu_gate::<$simd>),
             narrow: entry!($feature fn(x: &[f32], out: &mut [f16]) -> () = narrow::<$simd>),

@@ -68,6 +68,9 @@ struct LayerGains {
     ffn: Vec<f32>,
     /// Biases of q, k and v in the places of [`Shape::qkv`]; empty where the model has none.
     bias: Vec<f32>,
+    /// Gains of the norms over heads of q and of k; empty where the model has none.
+    q_norm: Vec<f32>,
+    k_norm: Vec<f32>,
 }
 
 /// Lengths of activation rows, padded to whole panels.
@@ -87,6 +90,8 @@ struct Shape {
     /// Heads side by side.
     attn: usize,
     eps: f32,
+    /// Positions that a query sees, all where the model has no window.
+    window: usize,
 }
 
 /// A position that is computed.
@@ -169,6 +174,7 @@ impl Shape {
             qkv: q + 2 * kv,
             attn: q,
             eps: arch.eps,
+            window: arch.window.map_or(usize::MAX, |window| window as usize),
         }
     }
 
@@ -180,11 +186,14 @@ impl Shape {
 
 impl LayerGains {
     fn new(layer: &LayerWeights<'_>) -> Self {
+        let exact = |gain: Option<&[f16]>| gain.unwrap_or_default().iter().map(|x| x.to_f32()).collect();
         let biases = [layer.q_bias, layer.k_bias, layer.v_bias];
         Self {
             attn: widened(layer.attn_gain),
             ffn: widened(layer.ffn_gain),
             bias: biases.into_iter().flatten().flat_map(widened).collect(),
+            q_norm: exact(layer.q_norm),
+            k_norm: exact(layer.k_norm),
         }
     }
 }
@@ -199,7 +208,7 @@ impl<M: Decoder> Cpu<M> {
             layers: weights.layers.iter().map(LayerGains::new).collect(),
             last: widened(weights.final_gain),
         };
-        let rope = RopeTable::new(arch.rope_base, arch.head_dim, arch.context);
+        let rope = RopeTable::of(arch);
         let cache = KvCache::new(arch, pages)?;
         let pool = Pool::new(threads)?;
         let lanes = (0..pool.threads()).map(|_| Lane::default()).collect();
@@ -377,6 +386,14 @@ impl Pass<'_> {
         }
     }
 
+    /// Norms (where `norm` has gains), turns and rounds one head of q or k.
+    fn turn(&self, head: &mut [f32], norm: &[f32], cos: &[f32], sin: &[f32]) -> bool {
+        if !norm.is_empty() {
+            (self.kernels.head_norm)(head, norm, self.shape.eps);
+        }
+        (self.kernels.rope)(head, cos, sin)
+    }
+
     /// Turns, rounds and stores the key and value of one head at one position; answers whether all were finite. Key
     /// and value are rows of raw sums; the key is left as it is stored.
     ///
@@ -391,7 +408,8 @@ impl Pass<'_> {
         value: &[f32],
         scratch: &mut HeadScratch,
     ) -> bool {
-        let mut finite = (self.kernels.rope)(key, &scratch.cos, &scratch.sin);
+        let norm = &self.gains.layers[layer].k_norm;
+        let mut finite = self.turn(key, norm, &scratch.cos, &scratch.sin);
         scratch.key.resize(key.len(), f16::ZERO);
         (self.kernels.narrow)(key, &mut scratch.key);
         scratch.value.resize(value.len(), f16::ZERO);
@@ -443,14 +461,16 @@ impl Pass<'_> {
         for start in (0..rows.len() * group).step_by(kernels::TILE) {
             let count = kernels::TILE.min(rows.len() * group - start);
             let mut queries: [&[f32]; kernels::TILE] = [&[]; kernels::TILE];
-            let mut last = [0; kernels::TILE];
+            let (mut first, mut last) = ([0; kernels::TILE], [0; kernels::TILE]);
             for i in 0..count {
                 let (row, head) = query(start + i);
                 queries[i] = &q[row * stride + (head - base) * dim..][..dim];
                 last[i] = rows[row].position;
+                first[i] = (last[i] + 1).saturating_sub(self.shape.window);
             }
             let job = kernels::Attend {
                 queries: &queries[..count],
+                first: &first[..count],
                 last: &last[..count],
                 pages: &pages,
                 layout: self.cache.layout(),

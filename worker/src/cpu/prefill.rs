@@ -106,7 +106,7 @@ impl Pass<'_> {
                 let (q, kv) = turned.split_at_mut(s.k);
                 let (keys, values) = kv.split_at_mut(s.v - s.k);
                 for q in q.chunks_exact_mut(s.dim).take(s.heads) {
-                    *finite &= (k.rope)(q, &heads.cos, &heads.sin);
+                    *finite &= self.turn(q, &gains.q_norm, &heads.cos, &heads.sin);
                 }
                 let pairs = keys.chunks_exact_mut(s.dim).zip(values.chunks_exact_mut(s.dim));
                 for (head, (key, value)) in pairs.take(s.kv_heads).enumerate() {

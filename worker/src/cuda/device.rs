@@ -64,6 +64,9 @@ impl<G: Gpu> Cuda<G> {
         if arch.head_dim as usize > 512 || arch.vocab > 1 << 20 || room.rows == 0 {
             return Err(DeviceError("head_dim above 512, vocab above 2^20 or no rows".into()));
         }
+        if arch.qk_norm || arch.window.is_some() {
+            return Err(DeviceError("norms of heads and windows have no kernels yet".into()));
+        }
         let mut places = upload(&mut gpu, model)?;
         let buffers = Buffers::new(&arch, room.rows, HEAD_ROWS, |bytes| gpu.alloc(bytes))?;
         let [key, value] = page_bytes(&arch);
@@ -416,7 +419,7 @@ fn upload<G: Gpu>(gpu: &mut G, model: &dyn Decoder) -> Result<Places, GpuError> 
     let tied = std::ptr::eq(weights.head.panels, weights.embedding.panels);
     let head = if tied { embedding } else { matrix(gpu, &weights.head)? };
     let final_gain = halves(gpu, weights.final_gain)?;
-    let table = RopeTable::new(arch.rope_base, arch.head_dim, arch.context);
+    let table = RopeTable::of(arch);
     let turns: Vec<[f32; 2]> = (0..table.positions()).flat_map(|t| table.at(t)).copied().collect();
     let rope = place(gpu, bytemuck::cast_slice(&turns))?;
     let layers =

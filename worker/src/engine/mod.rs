@@ -197,6 +197,8 @@ fn check(model: &dyn Decoder) -> Result<(), EngineError> {
             ("q bias", w.q_bias, bias(w.q_bias.is_some(), arch.q_rows())),
             ("k bias", w.k_bias, bias(w.k_bias.is_some(), arch.kv_rows())),
             ("v bias", w.v_bias, bias(w.v_bias.is_some(), arch.kv_rows())),
+            ("q norm", w.q_norm, if arch.qk_norm { arch.head_dim } else { u32::from(w.q_norm.is_some()) }),
+            ("k norm", w.k_norm, if arch.qk_norm { arch.head_dim } else { u32::from(w.k_norm.is_some()) }),
         ]);
     }
     for (name, w, rows, cols) in matrices {

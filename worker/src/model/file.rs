@@ -168,7 +168,7 @@ impl Model {
     /// damaged disk, memory or library changed is an error that names the part.
     pub fn verify(&self) -> Result<()> {
         let arch = self.arch();
-        let rope = RopeTable::new(arch.rope_base, arch.head_dim, arch.context).digest();
+        let rope = RopeTable::of(arch).digest();
         same("rope table", &rope, &self.manifest.rope)?;
         self.tensors.par_iter().zip(&self.manifest.tensors).try_for_each(|((slot, range), expected)| {
             let halves: &[f16] = bytemuck::cast_slice(&self.map[range.clone()]);
@@ -212,6 +212,11 @@ impl Model {
         self.map.len() as u64
     }
 
+    /// Every tensor as it lies in the map, in the manifest's order: a matrix in panels, a vector as it is.
+    pub fn tensors(&self) -> impl Iterator<Item = (&Slot, &[f16])> {
+        self.tensors.iter().map(|(slot, range)| (slot, bytemuck::cast_slice(&self.map[range.clone()])))
+    }
+
     /// The weights, as they lie in the map.
     pub fn weights(&self) -> Weights<'_> {
         let mut rest = self.tensors.iter();
@@ -233,8 +238,10 @@ impl Model {
             .map(|_| {
                 let attn_gain = next(Role::AttnGain).panels;
                 let (q, k, v) = (next(Role::Q), next(Role::K), next(Role::V));
-                let mut bias = |role| arch.qkv_bias.then(|| next(role).panels);
-                let (q_bias, k_bias, v_bias) = (bias(Role::QBias), bias(Role::KBias), bias(Role::VBias));
+                let mut vector = |has: bool, role| has.then(|| next(role).panels);
+                let [q_bias, k_bias, v_bias] =
+                    [Role::QBias, Role::KBias, Role::VBias].map(|role| vector(arch.qkv_bias, role));
+                let [q_norm, k_norm] = [Role::QNorm, Role::KNorm].map(|role| vector(arch.qk_norm, role));
                 LayerWeights {
                     attn_gain,
                     q,
@@ -243,6 +250,8 @@ impl Model {
                     q_bias,
                     k_bias,
                     v_bias,
+                    q_norm,
+                    k_norm,
                     o: next(Role::O),
                     ffn_gain: next(Role::FfnGain).panels,
                     gate: next(Role::Gate),

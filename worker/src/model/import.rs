@@ -1,4 +1,4 @@
-//! From a GGUF file to a canonical model file.
+//! From a model's files, in whichever format, to a canonical model file.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -6,15 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use half::f16;
-use memmap2::Mmap;
 use rayon::prelude::*;
 
 use super::error::{within, ModelError, Result};
 use super::file::{Header, Layout, Model};
-use super::gguf::Gguf;
 use super::manifest::{encode_architecture, slots, Manifest};
-use super::source::{self, tensor_name, Part};
-use super::tokenizer::{Tokenizer, TokenizerSpec};
+use super::source::{Files, Part, Source};
+use super::tokenizer::Tokenizer;
 use crate::canon::commit::Digest;
 use crate::canon::rope::RopeTable;
 use crate::canon::tensor::{put_row, PANEL};
@@ -46,22 +44,19 @@ pub fn model_path(models: &Path, id: &Digest) -> PathBuf {
     models.join(hex::encode(id)).with_extension(EXTENSION)
 }
 
-/// Imports a GGUF file into the models folder. The same file gives the same model id everywhere; a model that is
-/// there already stays as it is. `progress` is called from several threads.
-pub fn import(gguf: &Path, models: &Path, progress: &(dyn Fn(Progress) + Sync)) -> Result<Imported> {
-    let file = File::open(gguf).map_err(ModelError::io(gguf))?;
-    // SAFETY: read only; a source that is truncated while it is read ends this process, which leaves nothing
-    // but a temporary file behind.
-    let bytes = unsafe { Mmap::map(&file) }.map_err(ModelError::io(gguf))?;
-    let gguf = Gguf::parse(&bytes)?;
-    let (arch, parts) = source::read(&gguf)?;
-    let tokenizer = Tokenizer::new(TokenizerSpec::from_gguf(&gguf)?)?;
+/// Imports a model into the models folder: a GGUF file, a safetensors file with its JSON beside it, or a folder with
+/// either. The same weights and tokenizer give the same model id everywhere, whatever the format; a model that is there
+/// already stays as it is. `progress` is called from several threads.
+pub fn import(path: &Path, models: &Path, progress: &(dyn Fn(Progress) + Sync)) -> Result<Imported> {
+    let files = Files::open(path)?;
+    let Source { name, arch, tokenizer, parts } = files.read()?;
+    let tokenizer = Tokenizer::new(tokenizer)?;
     within("tokens of the tokenizer", tokenizer.len() as u64, arch.vocab.into(), arch.vocab.into())?;
-    let rope = RopeTable::new(arch.rope_base, arch.head_dim, arch.context).digest();
+    let rope = RopeTable::of(&arch).digest();
 
     // The header's length does not depend on the digests in it.
     let mut header = Header {
-        name: gguf.string("general.name")?.unwrap_or("").to_string(),
+        name,
         architecture: hex::encode(encode_architecture(&arch)),
         rope: hex::encode(rope),
         tokenizer: tokenizer.spec().clone(),
@@ -162,7 +157,7 @@ fn write_tensor(
 fn decode_row(part: &Part<'_>, row: usize, out: &mut [f16]) -> Result<()> {
     let len = part.data.row_bytes();
     part.data.encoding.decode(&part.data.bytes[row * len..(row + 1) * len], out).map_err(|at| {
-        ModelError::Weight { tensor: tensor_name(&part.slot), row, column: at.index, value: at.value }
+        ModelError::Weight { tensor: part.name.clone(), row, column: at.index, value: at.value }
     })
 }
 

@@ -9,7 +9,7 @@
 //!    little-endian, row-major, unpadded, rotary rows half-split): 40 bytes each.
 
 use crate::canon::commit::{merkle_path, merkle_root, Digest};
-use crate::canon::Architecture;
+use crate::canon::{Architecture, RopeScaling};
 
 use super::error::{invalid, within, Result};
 
@@ -17,16 +17,27 @@ use super::error::{invalid, within, Result};
 pub const KIND_DECODER: u32 = 1;
 const FLAG_TIED: u32 = 1;
 const FLAG_QKV_BIAS: u32 = 2;
+const FLAG_QK_NORM: u32 = 4;
 /// Integers before the eos ids.
 const FIXED_WORDS: usize = 14;
 /// Greatest number of eos ids.
 pub const MAX_EOS: usize = 16;
+/// What may follow the eos ids, each at most once, in this order: a tag, then its values.
+const TAG_WINDOW: u32 = 1;
+const TAG_LLAMA3_ROPE: u32 = 2;
+/// Most integers behind the eos ids.
+const MAX_EXTENSION: usize = 2 + 4;
 
 /// The canonical bytes of an architecture, all u32 little-endian: kind (1), layers, width, heads, kv_heads,
-/// head_dim, ffn, vocab, context, bits of eps, bits of rope_base, bits of the rope scaling (1.0: none is known
-/// yet), flags (1: head tied to the embedding, 2: q, k and v have biases), number of eos ids, eos ids.
+/// head_dim, ffn, vocab, context, bits of eps, bits of rope_base, bits of the rope scaling's factor (1.0: none),
+/// flags (1: head tied to the embedding, 2: q, k and v have biases, 4: heads of q and k are normalised), number of eos
+/// ids, eos ids; then, where there is one, 1 and the window; then, where the scaling is Llama 3's, 2, bits of low, bits
+/// of high, original.
 pub fn encode_architecture(arch: &Architecture) -> Vec<u8> {
-    let flags = if arch.tied { FLAG_TIED } else { 0 } | if arch.qkv_bias { FLAG_QKV_BIAS } else { 0 };
+    let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+    let flags = flag(arch.tied, FLAG_TIED)
+        | flag(arch.qkv_bias, FLAG_QKV_BIAS)
+        | flag(arch.qk_norm, FLAG_QK_NORM);
     let fixed: [u32; FIXED_WORDS] = [
         KIND_DECODER,
         arch.layers,
@@ -39,11 +50,19 @@ pub fn encode_architecture(arch: &Architecture) -> Vec<u8> {
         arch.context,
         arch.eps.to_bits(),
         arch.rope_base.to_bits(),
-        1f32.to_bits(),
+        arch.rope_scaling.factor().to_bits(),
         flags,
         arch.eos.len() as u32,
     ];
-    fixed.iter().chain(&arch.eos).flat_map(|word| word.to_le_bytes()).collect()
+    let mut words = fixed.to_vec();
+    words.extend(&arch.eos);
+    if let Some(window) = arch.window {
+        words.extend([TAG_WINDOW, window]);
+    }
+    if let RopeScaling::Llama3 { low, high, original, .. } = arch.rope_scaling {
+        words.extend([TAG_LLAMA3_ROPE, low.to_bits(), high.to_bits(), original]);
+    }
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
 /// The architecture of a leaf. Strict: the bytes are those that `encode_architecture` gives for the result, and
@@ -54,17 +73,30 @@ pub fn decode_architecture(leaf: &[u8]) -> Result<Architecture> {
         "length of the architecture leaf",
         length,
         4 * FIXED_WORDS as u64,
-        4 * (FIXED_WORDS + MAX_EOS) as u64,
+        4 * (FIXED_WORDS + MAX_EOS + MAX_EXTENSION) as u64,
     )?;
     let words: Vec<u32> =
         leaf.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect();
-    let (fixed, eos) = words.split_at(FIXED_WORDS);
+    let (fixed, rest) = words.split_at(FIXED_WORDS);
     within("length of the architecture leaf", length, 4 * words.len() as u64, 4 * words.len() as u64)?;
     within("kind of architecture", fixed[0].into(), KIND_DECODER.into(), KIND_DECODER.into())?;
-    within("eos ids", eos.len() as u64, fixed[13].into(), fixed[13].into())?;
-    within("flags of the architecture", fixed[12].into(), 0, (FLAG_TIED | FLAG_QKV_BIAS).into())?;
-    if fixed[11] != 1f32.to_bits() {
-        return Err(invalid("rope scaling", f32::from_bits(fixed[11]), "must be 1"));
+    within("eos ids", fixed[13].into(), 0, rest.len().min(MAX_EOS) as u64)?;
+    let flags = FLAG_TIED | FLAG_QKV_BIAS | FLAG_QK_NORM;
+    within("flags of the architecture", fixed[12].into(), 0, flags.into())?;
+    let (eos, mut rest) = rest.split_at(fixed[13] as usize);
+    let mut window = None;
+    if let [TAG_WINDOW, positions, more @ ..] = rest {
+        (window, rest) = (Some(*positions), more);
+    }
+    let factor = f32::from_bits(fixed[11]);
+    let mut rope_scaling = if factor == 1.0 { RopeScaling::None } else { RopeScaling::Linear { factor } };
+    if let [TAG_LLAMA3_ROPE, low, high, original, more @ ..] = rest {
+        let [low, high] = [low, high].map(|bits| f32::from_bits(*bits));
+        rope_scaling = RopeScaling::Llama3 { factor, low, high, original: *original };
+        rest = more;
+    }
+    if let Some(tag) = rest.first() {
+        return Err(invalid("extension of the architecture", tag, "known are 1 (window) and 2 (Llama 3's rope)"));
     }
     let arch = Architecture {
         layers: fixed[1],
@@ -80,6 +112,9 @@ pub fn decode_architecture(leaf: &[u8]) -> Result<Architecture> {
         eos: eos.to_vec(),
         tied: fixed[12] & FLAG_TIED != 0,
         qkv_bias: fixed[12] & FLAG_QKV_BIAS != 0,
+        qk_norm: fixed[12] & FLAG_QK_NORM != 0,
+        window,
+        rope_scaling,
     };
     check_architecture(&arch)?;
     Ok(arch)
@@ -113,12 +148,34 @@ pub fn check_architecture(arch: &Architecture) -> Result<()> {
     if !(arch.rope_base >= 1.0 && arch.rope_base.is_finite()) {
         return Err(invalid("rope_base", arch.rope_base, "must be finite and at least 1"));
     }
+    if let Some(window) = arch.window {
+        within("window", window.into(), 1, u64::from(arch.context) - 1)?;
+    }
+    check_scaling(&arch.rope_scaling)?;
     within("eos ids", arch.eos.len() as u64, 0, MAX_EOS as u64)?;
     if !arch.eos.windows(2).all(|pair| pair[0] < pair[1]) {
         return Err(invalid("eos ids", format!("{:?}", arch.eos), "must ascend"));
     }
     if let Some(last) = arch.eos.last() {
         within("eos id", (*last).into(), 0, u64::from(arch.vocab) - 1)?;
+    }
+    Ok(())
+}
+
+/// A factor of 1 is no scaling, which has one encoding only.
+fn check_scaling(scaling: &RopeScaling) -> Result<()> {
+    let factor = scaling.factor();
+    match scaling {
+        RopeScaling::None => return Ok(()),
+        _ if factor > 1.0 && factor.is_finite() => {}
+        _ => return Err(invalid("factor of the rope scaling", factor, "must be finite and above 1")),
+    }
+    if let RopeScaling::Llama3 { low, high, original, .. } = scaling {
+        if !(*low > 0.0 && low < high && high.is_finite()) {
+            let found = format!("{low} and {high}");
+            return Err(invalid("low and high of the rope scaling", found, "must be finite, above 0, ascending"));
+        }
+        within("original context of the rope scaling", (*original).into(), 1, 1 << 20)?;
     }
     Ok(())
 }
@@ -160,6 +217,10 @@ pub enum Role {
     QBias,
     KBias,
     VBias,
+    /// Gain of the norm over a head of q.
+    QNorm,
+    /// Gain of the norm over a head of k.
+    KNorm,
     O,
     FfnGain,
     Gate,
@@ -181,7 +242,7 @@ impl Slot {
     /// Whether it is a gain or a bias, which is kept as it is; a matrix is kept in panels.
     pub fn is_vector(&self) -> bool {
         use Role::*;
-        matches!(self.role, FinalGain | AttnGain | FfnGain | QBias | KBias | VBias)
+        matches!(self.role, FinalGain | AttnGain | FfnGain | QBias | KBias | VBias | QNorm | KNorm)
     }
 }
 
@@ -214,6 +275,10 @@ pub fn slots(arch: &Architecture) -> Vec<Slot> {
         ]);
         if arch.qkv_bias {
             slots.extend([slot(QBias, layer, 1, q), slot(KBias, layer, 1, kv), slot(VBias, layer, 1, kv)]);
+        }
+        if arch.qk_norm {
+            let dim = arch.head_dim as usize;
+            slots.extend([slot(QNorm, layer, 1, dim), slot(KNorm, layer, 1, dim)]);
         }
         slots.extend([
             slot(O, layer, width, q),
@@ -290,6 +355,21 @@ mod tests {
             eos: vec![2],
             tied: true,
             qkv_bias: false,
+            qk_norm: false,
+            window: None,
+            rope_scaling: RopeScaling::None,
+        }
+    }
+
+    /// Everything that a leaf can hold.
+    fn full() -> Architecture {
+        Architecture {
+            eos: (0..16).collect(),
+            qkv_bias: true,
+            qk_norm: true,
+            window: Some(4096),
+            rope_scaling: RopeScaling::Llama3 { factor: 32.0, low: 1.0, high: 4.0, original: 8192 },
+            ..smollm2()
         }
     }
 
@@ -301,6 +381,11 @@ mod tests {
             "00200000", "acc52737", "0050c347", "0000803f", "01000000", "01000000", "02000000",
         ];
         assert_eq!(leaf, expected.concat());
+        let leaf = hex::encode(encode_architecture(&full()));
+        assert_eq!(&leaf[88..112], "000000420700000010000000");
+        assert_eq!(&leaf[240..], ["01000000", "00100000", "02000000", "0000803f", "00008040", "00200000"].concat());
+        let linear = Architecture { rope_scaling: RopeScaling::Linear { factor: 2.0 }, ..smollm2() };
+        assert_eq!(decode_architecture(&encode_architecture(&linear)).unwrap(), linear);
     }
 
     #[test]
@@ -329,16 +414,20 @@ mod tests {
         /// Whatever bytes decode, they are the only bytes of that architecture; one changed word does not pass
         /// for the same.
         #[test]
-        fn decoding_is_strict(word in 0usize..16, value in prop_oneof![0u32..70, any::<u32>()], cut in 0usize..64) {
-            let leaf = encode_architecture(&smollm2());
+        fn decoding_is_strict(
+            is_full in any::<bool>(), word in 0usize..36, value in prop_oneof![0u32..70, any::<u32>()], cut in 0usize..64
+        ) {
+            let arch = if is_full { full() } else { smollm2() };
+            let leaf = encode_architecture(&arch);
             let mut changed = leaf.clone();
             changed.extend([0; 4]);
+            let word = word % (changed.len() / 4);
             changed[4 * word..4 * word + 4].copy_from_slice(&value.to_le_bytes());
             changed.truncate(changed.len().saturating_sub(cut));
             if let Ok(arch) = decode_architecture(&changed) {
                 prop_assert_eq!(encode_architecture(&arch), changed);
             }
-            prop_assert_eq!(decode_architecture(&leaf).unwrap(), smollm2());
+            prop_assert_eq!(decode_architecture(&leaf).unwrap(), arch);
         }
     }
 

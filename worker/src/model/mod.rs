@@ -1,16 +1,21 @@
-//! Models: from a GGUF file to the canonical model that its id names, with its tokenizer and chat template.
+//! Models: from files of other programs to the canonical model that its id names, with its tokenizer and chat template,
+//! and back.
 //!
-//! `import` reads a GGUF file (`gguf`, `source`, `dequant`) and writes a model file (`file`); `Model::open` maps
-//! one. What the id covers is in `manifest`.
+//! `import` reads GGUF or safetensors (`source`: what the files hold; `gguf`, `dequant`: the formats; `family`: where
+//! architectures differ) and writes a model file (`file`); `Model::open` maps one; `export` writes the others again. What
+//! the id covers is in `manifest`.
 
 pub mod chat;
 pub mod dequant;
+mod documents;
 mod error;
+pub mod export;
+pub mod family;
 mod file;
 pub mod gguf;
 mod import;
 pub mod manifest;
-mod source;
+pub mod source;
 pub mod synthetic;
 pub mod testing;
 pub mod tokenizer;

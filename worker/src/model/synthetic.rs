@@ -4,9 +4,13 @@
 use half::f16;
 
 use super::dequant::Encoding;
+use super::export::{divisors, gguf_metadata};
+use super::family::gguf_name;
+use super::gguf::GgufWriter;
 use super::manifest::{slots, Role};
-use super::source::tensor_name;
-use crate::canon::Architecture;
+use super::source::gguf::ROPE_FREQS;
+use super::tokenizer::{byte_alphabet, PieceKind, PreTokenizer, TokenizerSpec};
+use crate::canon::{Architecture, RopeScaling};
 
 /// A chat template like ChatML's.
 const TEMPLATE: &str = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
@@ -31,12 +35,27 @@ pub fn small() -> Architecture {
         eos: vec![257],
         tied: true,
         qkv_bias: false,
+        qk_norm: false,
+        window: None,
+        rope_scaling: RopeScaling::None,
     }
 }
 
+/// One small architecture of each family, by its name.
+pub fn families() -> [(&'static str, Architecture); 5] {
+    let llama = small();
+    let llama3 = RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 64 };
+    [
+        ("llama", llama.clone()),
+        ("llama3", Architecture { tied: false, rope_scaling: llama3, ..llama.clone() }),
+        ("mistral", Architecture { tied: false, window: Some(24), ..llama.clone() }),
+        ("qwen2", Architecture { qkv_bias: true, kv_heads: 2, ..llama.clone() }),
+        ("qwen3", Architecture { qk_norm: true, head_dim: 48, ..llama }),
+    ]
+}
+
 /// The bytes of a GGUF file of this architecture, its weights drawn from `seed`. Matrices are stored in
-/// `encoding` where their rows are whole blocks, else as F16; vectors as F32. A model with biases is written as
-/// qwen2, another as llama.
+/// `encoding` where their rows are whole blocks, else as F16; vectors as F32.
 pub fn gguf(arch: &Architecture, encoding: Encoding, seed: u64) -> Vec<u8> {
     writer(arch, encoding, seed).finish()
 }
@@ -59,54 +78,46 @@ pub fn writer(arch: &Architecture, encoding: Encoding, seed: u64) -> GgufWriter 
         };
         let dimensions =
             if slot.is_vector() { vec![slot.cols as u64] } else { vec![slot.cols as u64, slot.rows as u64] };
-        writer.tensor(&tensor_name(&slot), &dimensions, kind.ggml(), bytes);
+        writer.tensor(&gguf_name(&slot), &dimensions, kind.ggml(), bytes);
     }
     writer
 }
 
-/// A writer that holds the metadata of a model of this architecture, and no tensors yet.
+/// A writer that holds the metadata of a model of this architecture, and no tensors but those that belong to it.
 pub fn metadata(arch: &Architecture) -> GgufWriter {
-    let family = if arch.qkv_bias { "qwen2" } else { "llama" };
-    let mut writer = GgufWriter::default();
-    writer.string("general.architecture", family);
-    writer.string("general.name", "synthetic");
-    for (name, value) in [
-        ("block_count", arch.layers),
-        ("context_length", arch.context),
-        ("embedding_length", arch.width),
-        ("feed_forward_length", arch.ffn),
-        ("attention.head_count", arch.heads),
-        ("attention.head_count_kv", arch.kv_heads),
-        ("attention.key_length", arch.head_dim),
-        ("attention.value_length", arch.head_dim),
-        ("rope.dimension_count", arch.head_dim),
-        ("vocab_size", arch.vocab),
-    ] {
-        writer.u32(&format!("{family}.{name}"), value);
+    let (_, mut writer) =
+        gguf_metadata("synthetic", arch, &tokenizer(arch)).expect("an architecture that a family has");
+    if let Some(divisors) = divisors(arch) {
+        let bytes = divisors.iter().flat_map(|x| x.to_le_bytes()).collect();
+        writer.tensor(ROPE_FREQS, &[divisors.len() as u64], Encoding::F32.ggml(), bytes);
     }
-    writer.f32(&format!("{family}.attention.layer_norm_rms_epsilon"), arch.eps);
-    writer.f32(&format!("{family}.rope.freq_base"), arch.rope_base);
+    writer
+}
 
-    let alphabet = super::tokenizer::byte_alphabet();
+/// A tokenizer of `arch.vocab` ids that can say every text. Its eos is the architecture's first.
+pub fn tokenizer(arch: &Architecture) -> TokenizerSpec {
     let mut tokens: Vec<String> = vec![String::new(); 256];
-    for (letter, byte) in &alphabet {
+    for (letter, byte) in &byte_alphabet() {
         tokens[usize::from(*byte)] = letter.to_string();
     }
     tokens.extend(EXTRA.map(str::to_string));
-    let unused = MIN_VOCAB..arch.vocab;
-    let kinds =
-        (0..MIN_VOCAB).map(|id| if id == 256 || id == 257 { 3 } else { 1 }).chain(unused.clone().map(|_| 5));
-    tokens.extend(unused.map(|id| format!("[unused {id}]")));
-    writer.string("tokenizer.ggml.model", "gpt2");
-    writer.string("tokenizer.ggml.pre", "smollm");
-    writer.strings("tokenizer.ggml.tokens", &tokens);
-    writer.i32s("tokenizer.ggml.token_type", &kinds.collect::<Vec<_>>());
-    writer.strings("tokenizer.ggml.merges", &["t h", "th e", "Ġ the"].map(str::to_string));
-    for (key, id) in ["eos", "eot", "eom"].iter().zip(&arch.eos) {
-        writer.u32(&format!("tokenizer.ggml.{key}_token_id"), *id);
+    let mut kinds = vec![PieceKind::Normal; tokens.len()];
+    (kinds[256], kinds[257]) = (PieceKind::Special, PieceKind::Special);
+    for id in MIN_VOCAB..arch.vocab {
+        tokens.push(format!("[PAD{id}]"));
+        kinds.push(PieceKind::Unused);
     }
-    writer.string("tokenizer.chat_template", TEMPLATE);
-    writer
+    let id = |token: &str| tokens.iter().position(|t| t == token).expect("a token of EXTRA") as u32;
+    TokenizerSpec {
+        pre: PreTokenizer::SmolLm,
+        kinds,
+        merges: [("t", "h"), ("th", "e"), ("Ġ", "the")].map(|(left, right)| (id(left), id(right))).to_vec(),
+        bos: None,
+        eos: arch.eos.first().copied(),
+        add_bos: false,
+        template: Some(TEMPLATE.to_string()),
+        tokens,
+    }
 }
 
 /// One block of weights of about -`scale` to `scale`.
@@ -116,9 +127,18 @@ fn block(encoding: Encoding, scale: f32, random: &mut SplitMix) -> Vec<u8> {
     match encoding {
         Encoding::F32 => (scale * random.unit()).to_le_bytes().to_vec(),
         Encoding::F16 => half(scale * random.unit()).to_vec(),
+        Encoding::Bf16 => half::bf16::from_f32(scale * random.unit()).to_le_bytes().to_vec(),
         Encoding::Q4_0 => [&half(scale / 8.0)[..], &codes(16)].concat(),
         Encoding::Q4_1 => [&half(scale / 7.5)[..], &half(-scale), &codes(16)].concat(),
+        Encoding::Q5_0 => [&half(scale / 16.0)[..], &codes(20)].concat(),
+        Encoding::Q5_1 => [&half(scale / 15.5)[..], &half(-scale), &codes(20)].concat(),
         Encoding::Q8_0 => [&half(scale / 127.0)[..], &codes(32)].concat(),
+        // Scales of up to 15 or 63, codes of up to 3, 15 or 31, and as much of them taken away on average.
+        Encoding::Q2K => [&codes(80)[..], &half(scale / 22.5), &half(scale / 15.0)].concat(),
+        Encoding::Q3K => [&codes(108)[..], &half(scale / 128.0)].concat(),
+        Encoding::Q4K => [&half(scale / 472.0)[..], &half(scale / 63.0), &codes(140)].concat(),
+        Encoding::Q5K => [&half(scale / 976.0)[..], &half(scale / 63.0), &codes(172)].concat(),
+        Encoding::Q6K => [&codes(208)[..], &half(scale / 4096.0)].concat(),
     }
 }
 
@@ -137,85 +157,4 @@ impl SplitMix {
     fn unit(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
     }
-}
-
-/// Writes GGUF version 3. It checks nothing, so that tests can write files that are wrong.
-#[derive(Clone, Debug, Default)]
-pub struct GgufWriter {
-    pub pairs: Vec<(String, Vec<u8>)>,
-    pub tensors: Vec<(String, Vec<u64>, u32, Vec<u8>)>,
-}
-
-impl GgufWriter {
-    const ALIGNMENT: usize = 32;
-
-    fn pair(&mut self, key: &str, kind: u32, value: &[u8]) {
-        self.remove(key);
-        self.pairs.push((key.to_string(), [&kind.to_le_bytes()[..], value].concat()));
-    }
-
-    /// Takes a pair away.
-    pub fn remove(&mut self, key: &str) {
-        self.pairs.retain(|(k, _)| k != key);
-    }
-
-    pub fn u32(&mut self, key: &str, value: u32) {
-        self.pair(key, 4, &value.to_le_bytes());
-    }
-
-    pub fn f32(&mut self, key: &str, value: f32) {
-        self.pair(key, 6, &value.to_le_bytes());
-    }
-
-    pub fn bool(&mut self, key: &str, value: bool) {
-        self.pair(key, 7, &[value.into()]);
-    }
-
-    pub fn string(&mut self, key: &str, value: &str) {
-        self.pair(key, 8, &string(value));
-    }
-
-    pub fn strings<S: AsRef<str>>(&mut self, key: &str, values: &[S]) {
-        let items: Vec<u8> = values.iter().flat_map(|s| string(s.as_ref())).collect();
-        self.pair(key, 9, &[&8u32.to_le_bytes()[..], &(values.len() as u64).to_le_bytes(), &items].concat());
-    }
-
-    pub fn i32s(&mut self, key: &str, values: &[i32]) {
-        let items: Vec<u8> = values.iter().flat_map(|n| n.to_le_bytes()).collect();
-        self.pair(key, 9, &[&5u32.to_le_bytes()[..], &(values.len() as u64).to_le_bytes(), &items].concat());
-    }
-
-    /// A tensor, dimensions fastest first.
-    pub fn tensor(&mut self, name: &str, dimensions: &[u64], kind: u32, bytes: Vec<u8>) {
-        self.tensors.push((name.to_string(), dimensions.to_vec(), kind, bytes));
-    }
-
-    pub fn finish(&self) -> Vec<u8> {
-        let mut out = b"GGUF\x03\0\0\0".to_vec();
-        out.extend((self.tensors.len() as u64).to_le_bytes());
-        out.extend((self.pairs.len() as u64).to_le_bytes());
-        for (key, value) in &self.pairs {
-            out.extend(string(key));
-            out.extend(value);
-        }
-        let mut offset = 0;
-        for (name, dimensions, kind, bytes) in &self.tensors {
-            out.extend(string(name));
-            out.extend((dimensions.len() as u32).to_le_bytes());
-            out.extend(dimensions.iter().flat_map(|d| d.to_le_bytes()));
-            out.extend(kind.to_le_bytes());
-            out.extend((offset as u64).to_le_bytes());
-            offset += bytes.len().next_multiple_of(Self::ALIGNMENT);
-        }
-        for (_, _, _, bytes) in &self.tensors {
-            out.resize(out.len().next_multiple_of(Self::ALIGNMENT), 0);
-            out.extend(bytes);
-        }
-        out.resize(out.len().next_multiple_of(Self::ALIGNMENT), 0);
-        out
-    }
-}
-
-fn string(s: &str) -> Vec<u8> {
-    [&(s.len() as u64).to_le_bytes()[..], s.as_bytes()].concat()
 }

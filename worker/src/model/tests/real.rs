@@ -36,6 +36,22 @@ fn real_model_has_the_pinned_id() {
     model.verify().unwrap();
 }
 
+/// Out to both formats and in again: one id.
+#[test]
+fn real_model_leaves_and_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let (gguf, hf) = (folder.path().join("f16.gguf"), folder.path().join("hf"));
+    let model = smollm2();
+    export::to_gguf(&model, &gguf).unwrap();
+    export::to_safetensors(&model, &hf).unwrap();
+    for path in [gguf, hf] {
+        let models = tempfile::tempdir().unwrap();
+        let imported = import(&path, models.path(), &|_| {}).unwrap();
+        assert_eq!(hex::encode(imported.id), SMOLLM2_ID, "{}", path.display());
+        assert!(!imported.existed);
+    }
+}
+
 #[test]
 fn real_tokenizer_matches_the_vectors() {
     let model = smollm2();

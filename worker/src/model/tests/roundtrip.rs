@@ -17,14 +17,17 @@ fn save(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     path
 }
 
-fn shapes() -> [Architecture; 3] {
+fn shapes() -> Vec<Architecture> {
     let small = synthetic::small();
     let biased =
         Architecture { qkv_bias: true, tied: false, kv_heads: 2, eos: vec![1, 257], ..small.clone() };
+    // Rows of whole blocks of 256.
+    let wide = Architecture { layers: 1, width: 256, ffn: 256, ..small.clone() };
     // Rows that fill no panel, columns that are no whole blocks, a head that is not width / heads.
     let odd =
-        Architecture { layers: 1, width: 24, heads: 3, kv_heads: 3, head_dim: 10, ffn: 70, ..small.clone() };
-    [small, biased, odd]
+        Architecture { layers: 1, width: 24, heads: 3, kv_heads: 3, head_dim: 10, ffn: 70, ..small };
+    let families = synthetic::families().map(|(_, arch)| arch);
+    families.into_iter().chain([biased, wide, odd]).collect()
 }
 
 /// A row of the file by the reader alone.
@@ -37,7 +40,7 @@ fn stored(gguf: &Gguf<'_>, name: &str, row: usize) -> Vec<f16> {
 }
 
 /// Every weight is the stored one, and rotary rows are in half-split order: element i of a head's first half
-/// was row 2i of the file, its partner row 2i + 1, in llama files; qwen2 files have that order already.
+/// was row 2i of the file, its partner row 2i + 1, in llama files; those of Qwen have that order already.
 #[test]
 fn weights_are_those_of_the_file() {
     for arch in shapes() {
@@ -53,7 +56,7 @@ fn weights_are_those_of_the_file() {
             let d = arch.head_dim as usize;
             let rotated = |row: usize| {
                 let (head, at) = (row / d, row % d);
-                match (arch.qkv_bias, at < d / 2) {
+                match (arch.qkv_bias || arch.qk_norm, at < d / 2) {
                     (true, _) => row,
                     (false, true) => head * d + 2 * at,
                     (false, false) => head * d + 2 * (at - d / 2) + 1,
@@ -84,6 +87,10 @@ fn weights_are_those_of_the_file() {
                 assert_eq!(layer.q_bias.is_some(), arch.qkv_bias);
                 if let Some(bias) = layer.k_bias {
                     assert_eq!(bias, stored(&gguf, &name("attn_k.bias"), 0));
+                }
+                assert_eq!(layer.k_norm.is_some(), arch.qk_norm);
+                if let Some(gain) = layer.q_norm {
+                    assert_eq!(gain, stored(&gguf, &name("attn_q_norm.weight"), 0));
                 }
             }
             assert_eq!(weights.layers.len(), arch.layers as usize);

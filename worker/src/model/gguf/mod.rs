@@ -4,17 +4,21 @@
 //! Layout: magic, version, tensor count, pair count; the key-value pairs; one record a tensor (name, dimensions
 //! fastest first, type, offset); padding to `general.alignment`; the tensors' data.
 
+mod writer;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::dequant::Encoding;
-use super::error::{invalid, within, ModelError, Result};
+use crate::model::dequant::Encoding;
+use crate::model::error::{invalid, within, ModelError, Result};
+
+pub use writer::{GgufWriter, TensorInfo};
 
 const MAX_TENSORS: u64 = 1 << 16;
 const MAX_PAIRS: u64 = 1 << 12;
 const MAX_KEY: u64 = 1 << 8;
 const MAX_STRING: u64 = 1 << 20;
 const MAX_ARRAY: u64 = 1 << 22;
-const MAX_DIMENSION: u64 = 1 << 31;
+const MAX_DIMENSION: u64 = 1 << 30;
 const DEFAULT_ALIGNMENT: u64 = 32;
 
 /// A parsed file. Pairs and tensors are unique by name.
@@ -314,14 +318,15 @@ impl<'a> Input<'a> {
         let rows = if dimensions == 2 { within(&field, self.u64(&field)?, 1, MAX_DIMENSION)? } else { 1 };
         let kind = self.u32(&of("type"))?;
         let encoding = Encoding::from_ggml(kind).ok_or_else(|| {
-            invalid(of("type"), kind, "known are F32 (0), F16 (1), Q4_0 (2), Q4_1 (3), Q8_0 (8)")
+            let known = Encoding::ALL.map(|e| format!("{e:?} ({})", e.ggml())).join(", ");
+            invalid(of("type"), kind, format!("known are {known}"))
         })?;
         let offset = self.u64(&of("offset"))?;
         let block = encoding.block_len() as u64;
         if cols % block != 0 {
             return Err(invalid(field, cols, format!("must be a multiple of {encoding:?}'s block, {block}")));
         }
-        // At most 2^31 * 2^31 elements of at most 4 bytes: no overflow.
+        // At most 2^30 * 2^30 elements of at most 4 bytes: no overflow.
         let bytes = cols / block * encoding.block_bytes() as u64 * rows;
         Ok(Record { name, encoding, rows: rows as usize, cols: cols as usize, offset, bytes })
     }

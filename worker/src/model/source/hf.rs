@@ -1,0 +1,244 @@
+//! A model as the transformers library keeps it: a folder of safetensors and JSON.
+
+use serde_json::Value;
+
+use super::safetensors::{self, Index};
+use super::{optional_tensors, parts, window, Source, Tensors};
+use crate::canon::{Architecture, RopeScaling};
+use crate::model::documents::Settings;
+use crate::model::error::{invalid, within, ModelError, Result};
+use crate::model::family::{hf_name, Family, Window};
+use crate::model::manifest::check_architecture;
+use crate::model::tokenizer::{TokenizerFiles, TokenizerSpec};
+
+pub const CONFIG: &str = "config.json";
+pub const GENERATION: &str = "generation_config.json";
+const MAX_CONFIG: u64 = 1 << 20;
+
+/// Keys of config.json that are read below, and those that say nothing about the arithmetic.
+const KNOWN_KEYS: [&str; 40] = [
+    "_name_or_path",
+    "architectures",
+    "attention_dropout",
+    "bos_token_id",
+    "dtype",
+    "eos_token_id",
+    "head_dim",
+    "hidden_act",
+    "hidden_size",
+    "initializer_range",
+    "intermediate_size",
+    "is_llama_config",
+    "layer_types",
+    "max_position_embeddings",
+    "max_window_layers",
+    "model_type",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "original_max_position_embeddings",
+    "pad_token_id",
+    "pretraining_tp",
+    "rms_norm_eps",
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "sliding_window",
+    "tie_word_embeddings",
+    "tokenizer_class",
+    "torch_dtype",
+    "transformers.js_config",
+    "transformers_version",
+    "unsloth_fixed",
+    "unsloth_version",
+    "use_cache",
+    "vocab_size",
+    // Below, only values that switch something off: any other is refused when it is read.
+    "attention_bias",
+    "mlp_bias",
+    "rope_interleaved",
+    "use_sliding_window",
+];
+
+/// The files of a folder, whole.
+#[derive(Clone, Debug)]
+pub struct Folder<'a> {
+    pub name: &'a str,
+    pub config: &'a [u8],
+    pub generation: Option<&'a [u8]>,
+    pub tokenizer: TokenizerFiles<'a>,
+    pub index: Option<&'a [u8]>,
+    pub weights: Vec<(&'a str, &'a [u8])>,
+}
+
+/// What the files hold.
+pub fn read<'a>(folder: &Folder<'a>) -> Result<Source<'a>> {
+    let settings = Settings::parse(CONFIG, folder.config, MAX_CONFIG)?;
+    let kind = settings.required("model_type", settings.string("model_type"))?;
+    let family = Family::from_hf(&kind).ok_or_else(|| {
+        let bound = "known are llama, mistral, qwen2 and qwen3";
+        invalid(settings.field("model_type"), format!("{kind:?}"), bound)
+    })?;
+    let index = folder.index.map(Index::parse).transpose()?;
+    let mut tensors = safetensors::read(&folder.weights, index.as_ref())?;
+    // Older files keep the frequencies, which follow from the settings.
+    tensors.retain(|name, _| !name.ends_with(".rotary_emb.inv_freq"));
+    let mut arch = architecture(&settings, family, &tensors)?;
+    if arch.tied {
+        drop_copied_head(&mut tensors)?;
+    }
+    // Before the tokenizer: it has as many tokens as the embedding has rows, which are really there.
+    let parts = parts(&arch, tensors, hf_name, false)?;
+    let generation = Settings::parse(GENERATION, folder.generation.unwrap_or(b"{}"), MAX_CONFIG)?;
+    let first = |ids: Vec<u32>| ids.first().copied();
+    let tokenizer = TokenizerSpec::from_hf(
+        &folder.tokenizer,
+        arch.vocab,
+        first(settings.ids("bos_token_id")?),
+        first(settings.ids("eos_token_id")?),
+    )?;
+    // What ends an answer: as generation_config.json says, else config.json, else the tokenizer.
+    arch.eos = [generation.ids("eos_token_id")?, settings.ids("eos_token_id")?, tokenizer.eos.into_iter().collect()]
+        .into_iter()
+        .find(|ids| !ids.is_empty())
+        .unwrap_or_default();
+    arch.eos.sort_unstable();
+    arch.eos.dedup();
+    check_architecture(&arch)?;
+    Ok(Source { name: folder.name.to_string(), arch, tokenizer, parts })
+}
+
+/// A head that is the embedding need not be there; where it is, it must be its copy.
+fn drop_copied_head(tensors: &mut Tensors<'_>) -> Result<()> {
+    let Some(head) = tensors.remove("lm_head.weight") else { return Ok(()) };
+    match tensors.get("model.embed_tokens.weight") {
+        Some(embedding) if embedding.encoding == head.encoding && embedding.bytes == head.bytes => Ok(()),
+        _ => Err(invalid("tensor", "lm_head.weight", "tie_word_embeddings says that it is the embedding")),
+    }
+}
+
+fn architecture(settings: &Settings, family: &Family, tensors: &Tensors<'_>) -> Result<Architecture> {
+    for (key, value) in settings.keys() {
+        if !KNOWN_KEYS.contains(&key) {
+            let brief: String = value.to_string().chars().take(60).collect();
+            return Err(invalid(settings.field(key), brief, "this architecture is not known to have it"));
+        }
+    }
+    must_be(settings, "architectures", &[Value::from(vec![family.class])])?;
+    must_be(settings, "hidden_act", &["silu".into()])?;
+    for off in ["mlp_bias", "rope_interleaved"] {
+        must_be(settings, off, &[false.into()])?;
+    }
+    if let Some(Value::Array(types)) = settings.get("layer_types", "a list", |v| Some(v.clone()))? {
+        let sliding = family.window == Window::Key && settings.integer("sliding_window")?.is_some();
+        let kind = if sliding { "sliding_attention" } else { "full_attention" };
+        if let Some(other) = types.iter().find(|found| **found != kind) {
+            return Err(invalid(settings.field("layer_types"), other, format!("must all be {kind}")));
+        }
+    }
+    let integer = |key: &str| settings.required(key, settings.integer(key));
+    let (width, heads) = (integer("hidden_size")?, integer("num_attention_heads")?);
+    within(settings.field("num_attention_heads"), heads.into(), 1, 1 << 10)?;
+    let head_dim = match settings.integer("head_dim")? {
+        Some(dim) => dim,
+        None if width % heads == 0 => width / heads,
+        None => {
+            return Err(invalid(settings.field("hidden_size"), width, format!("must be a multiple of {heads} heads")))
+        }
+    };
+    let kv_heads = match settings.integer("num_key_value_heads")? {
+        Some(kv_heads) => kv_heads,
+        None if family.kv_heads_default => heads,
+        None => return Err(ModelError::missing(settings.field("num_key_value_heads"))),
+    };
+    let context = integer("max_position_embeddings")?;
+    let positions = match family.window {
+        Window::Key if !settings.has("sliding_window") => {
+            return Err(ModelError::missing(settings.field("sliding_window")))
+        }
+        Window::Key => settings.integer("sliding_window")?,
+        Window::None => {
+            must_be(settings, "sliding_window", &[])?;
+            None
+        }
+        Window::Switch => {
+            must_be(settings, "use_sliding_window", &[false.into()])?;
+            None
+        }
+    };
+    if let Some(0) = positions {
+        return Err(invalid(settings.field("sliding_window"), 0, "must be above 0, or null"));
+    }
+    let (qkv_bias, qk_norm) = optional_tensors(family, hf_name, tensors)?;
+    let (rope_base, rope_scaling) = rope(settings)?;
+    Ok(Architecture {
+        layers: integer("num_hidden_layers")?,
+        width,
+        heads,
+        kv_heads,
+        head_dim,
+        ffn: integer("intermediate_size")?,
+        vocab: integer("vocab_size")?,
+        context,
+        eps: settings.required("rms_norm_eps", settings.float("rms_norm_eps"))?,
+        rope_base,
+        eos: Vec::new(),
+        tied: settings.boolean("tie_word_embeddings")?.unwrap_or(false),
+        qkv_bias,
+        qk_norm,
+        window: window(positions, context),
+        rope_scaling,
+    })
+}
+
+/// Refuses a value that is there, not null, and none of `values`.
+fn must_be(settings: &Settings, key: &str, values: &[Value]) -> Result<()> {
+    match settings.get(key, "a value", |value| Some(value.clone()))? {
+        Some(found) if !values.contains(&found) => {
+            let values: Vec<String> = values.iter().map(Value::to_string).collect();
+            let bound = if values.is_empty() { "null".to_string() } else { values.join(" or ") };
+            Err(invalid(settings.field(key), found, format!("must be {bound}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Base and scaling of the rotary frequencies. Newer files have both in one object.
+fn rope(settings: &Settings) -> Result<(f32, RopeScaling)> {
+    let (parameters, scaling) = (settings.object("rope_parameters")?, settings.object("rope_scaling")?);
+    let base = match settings.float("rope_theta")? {
+        Some(base) => Some(base),
+        None => parameters.as_ref().map(|p| p.float("rope_theta")).transpose()?.flatten(),
+    };
+    let scaling = match scaling.or(parameters) {
+        None => RopeScaling::None,
+        Some(scaling) => {
+            let kind = match scaling.string("rope_type")? {
+                Some(kind) => kind,
+                None => scaling.string("type")?.unwrap_or("default".to_string()),
+            };
+            let float = |key: &str| scaling.required(key, scaling.float(key));
+            match kind.as_str() {
+                "default" => RopeScaling::None,
+                "linear" => match float("factor")? {
+                    1.0 => RopeScaling::None,
+                    factor => RopeScaling::Linear { factor },
+                },
+                "llama3" => RopeScaling::Llama3 {
+                    factor: float("factor")?,
+                    low: float("low_freq_factor")?,
+                    high: float("high_freq_factor")?,
+                    original: scaling.required(
+                        "original_max_position_embeddings",
+                        scaling.integer("original_max_position_embeddings"),
+                    )?,
+                },
+                other => {
+                    let bound = "known are default, linear and llama3";
+                    return Err(invalid(settings.field("rope_type"), format!("{other:?}"), bound));
+                }
+            }
+        }
+    };
+    Ok((base.unwrap_or(10_000.0), scaling))
+}

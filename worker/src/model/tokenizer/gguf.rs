@@ -1,0 +1,93 @@
+//! A tokenizer in the metadata of a GGUF file.
+
+use std::collections::BTreeMap;
+
+use super::{PieceKind, PreTokenizer, TokenizerSpec};
+use crate::model::error::{invalid, Result};
+use crate::model::gguf::{required, Gguf, GgufWriter};
+
+impl TokenizerSpec {
+    /// From the metadata of a GGUF file.
+    pub fn from_gguf(gguf: &Gguf<'_>) -> Result<Self> {
+        let model = required("tokenizer.ggml.model", gguf.string("tokenizer.ggml.model"))?;
+        if model != "gpt2" {
+            return Err(invalid("tokenizer.ggml.model", model, "known is gpt2 (byte-level BPE)"));
+        }
+        let pre = required("tokenizer.ggml.pre", gguf.string("tokenizer.ggml.pre"))?;
+        let pre = PreTokenizer::from_ggml(pre).ok_or_else(|| {
+            invalid("tokenizer.ggml.pre", pre, "known are gpt-2, smollm, llama-bpe and qwen2")
+        })?;
+        let add_bos = gguf.boolean("tokenizer.ggml.add_bos_token")?;
+        if gguf.boolean("tokenizer.ggml.add_space_prefix")? == Some(true) {
+            return Err(invalid("tokenizer.ggml.add_space_prefix", true, "must be false"));
+        }
+        if gguf.boolean("tokenizer.ggml.add_eos_token")? == Some(true) {
+            return Err(invalid("tokenizer.ggml.add_eos_token", true, "must be false"));
+        }
+        let tokens = required("tokenizer.ggml.tokens", gguf.strings("tokenizer.ggml.tokens"))?;
+        let types = required("tokenizer.ggml.token_type", gguf.integers("tokenizer.ggml.token_type"))?;
+        let kind = |(id, kind): (usize, i64)| match kind {
+            1 => Ok(PieceKind::Normal),
+            2 | 3 => Ok(PieceKind::Special),
+            4 => Ok(PieceKind::Added),
+            5 => Ok(PieceKind::Unused),
+            _ => Err(invalid(format!("tokenizer.ggml.token_type of {id}"), kind, "must be 1 to 5")),
+        };
+        let kinds = types.into_iter().enumerate().map(kind).collect::<Result<_>>()?;
+
+        let ids: BTreeMap<&str, u32> = tokens.iter().zip(0..).map(|(token, id)| (*token, id)).collect();
+        let merges = required("tokenizer.ggml.merges", gguf.strings("tokenizer.ggml.merges"))?;
+        let merges = merges
+            .into_iter()
+            .map(|merge| {
+                let (left, right) = merge.split_once(' ').unwrap_or((merge, ""));
+                ids.get(left).copied().zip(ids.get(right).copied()).ok_or_else(|| {
+                    invalid(
+                        "tokenizer.ggml.merges",
+                        format!("{merge:?}"),
+                        "must be two tokens with a space between",
+                    )
+                })
+            })
+            .collect::<Result<_>>()?;
+
+        let last = u32::try_from(tokens.len()).unwrap_or(u32::MAX).saturating_sub(1);
+        Ok(TokenizerSpec {
+            pre,
+            kinds,
+            merges,
+            bos: gguf.integer("tokenizer.ggml.bos_token_id", 0, last)?,
+            eos: gguf.integer("tokenizer.ggml.eos_token_id", 0, last)?,
+            add_bos: add_bos.unwrap_or(pre.adds_bos()),
+            template: gguf.string("tokenizer.chat_template")?.map(str::to_string),
+            tokens: tokens.into_iter().map(str::to_string).collect(),
+        })
+    }
+
+    /// Writes the metadata that `from_gguf` reads.
+    pub(in crate::model) fn write_gguf(&self, writer: &mut GgufWriter) {
+        writer.string("tokenizer.ggml.model", "gpt2");
+        writer.string("tokenizer.ggml.pre", self.pre.ggml());
+        writer.strings("tokenizer.ggml.tokens", &self.tokens);
+        let kind = |kind: &PieceKind| match kind {
+            PieceKind::Normal => 1,
+            PieceKind::Special => 3,
+            PieceKind::Added => 4,
+            PieceKind::Unused => 5,
+        };
+        writer.i32s("tokenizer.ggml.token_type", &self.kinds.iter().map(kind).collect::<Vec<_>>());
+        let merge = |(left, right): &(u32, u32)| {
+            format!("{} {}", self.tokens[*left as usize], self.tokens[*right as usize])
+        };
+        writer.strings("tokenizer.ggml.merges", &self.merges.iter().map(merge).collect::<Vec<_>>());
+        for (name, id) in [("bos", self.bos), ("eos", self.eos)] {
+            if let Some(id) = id {
+                writer.u32(&format!("tokenizer.ggml.{name}_token_id"), id);
+            }
+        }
+        writer.bool("tokenizer.ggml.add_bos_token", self.add_bos);
+        if let Some(template) = &self.template {
+            writer.string("tokenizer.chat_template", template);
+        }
+    }
+}

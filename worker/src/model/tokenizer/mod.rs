@@ -1,0 +1,222 @@
+//! Text to tokens and back: byte-level BPE, as GPT-2, SmolLM2, Llama 3 and Qwen use it.
+//!
+//! The digest covers everything that decides which ids a text becomes and which bytes an id is, in a form that
+//! does not depend on the file the tokenizer came from: `spec`. `gguf` and `json` read and write that form.
+
+mod gguf;
+pub(in crate::model) mod json;
+mod spec;
+
+use tokenizers::models::bpe::{Vocab, BPE};
+use tokenizers::normalizers::NFC;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::{AddedToken, NormalizedString, Normalizer, SplitDelimiterBehavior};
+
+use super::chat::{ChatMessage, ChatTemplate};
+use super::error::{invalid, within, ModelError, Result};
+use crate::canon::commit::Digest;
+
+pub use json::{HfTokenizer, TokenizerFiles};
+pub(in crate::model) use spec::byte_alphabet;
+pub use spec::{PieceKind, PreTokenizer, TokenizerSpec};
+
+/// Greatest length of a text to encode, in bytes.
+pub const MAX_TEXT: usize = 4 << 20;
+
+/// A tokenizer, ready to use from many threads.
+pub struct Tokenizer {
+    spec: TokenizerSpec,
+    pieces: Vec<Vec<u8>>,
+    bpe: tokenizers::Tokenizer,
+    chat: Option<ChatTemplate>,
+    digest: Digest,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tokenizer({:?}, {} tokens)", self.spec.pre, self.pieces.len())
+    }
+}
+
+impl Tokenizer {
+    /// Builds the tokenizer; an inconsistent description or a template that does not compile is an error.
+    pub fn new(spec: TokenizerSpec) -> Result<Self> {
+        spec.check()?;
+        let pieces = spec.pieces()?;
+        let digest = spec.digest(&pieces);
+        let fault = |e: tokenizers::Error| ModelError::Tokenizer(e.to_string());
+
+        let token = |id: u32| spec.tokens[id as usize].clone();
+        let vocabulary: Vec<(String, u32)> = spec.tokens.iter().cloned().zip(0..).collect();
+        let merges = spec.merges.iter().map(|(left, right)| (token(*left), token(*right))).collect();
+        let model = BPE::builder()
+            .vocab_and_merges(vocabulary.into_iter().collect::<Vocab>(), merges)
+            .ignore_merges(spec.pre.ignore_merges())
+            .build()
+            .map_err(fault)?;
+        let mut words: Vec<PreTokenizerWrapper> = Vec::new();
+        for pattern in spec.pre.patterns() {
+            let pattern = SplitPattern::Regex(pattern.to_string());
+            words.push(Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(fault)?.into());
+        }
+        words.push(ByteLevel::new(false, false, false).into());
+        let mut bpe = tokenizers::Tokenizer::new(model);
+        bpe.with_pre_tokenizer(Some(Sequence::new(words)));
+        let whole = |kind: &PieceKind| matches!(kind, PieceKind::Special | PieceKind::Added);
+        let added: Vec<AddedToken> = spec
+            .tokens
+            .iter()
+            .zip(&spec.kinds)
+            .filter(|(_, kind)| whole(kind))
+            .map(|(token, _)| AddedToken::from(token.clone(), true).normalized(false))
+            .collect();
+        bpe.add_special_tokens(&added);
+
+        let chat = match &spec.template {
+            None => None,
+            Some(template) => {
+                let text = |id: Option<u32>| id.map(token).unwrap_or_default();
+                Some(ChatTemplate::new(template, &text(spec.bos), &text(spec.eos))?)
+            }
+        };
+        Ok(Tokenizer { spec, pieces, bpe, chat, digest })
+    }
+
+    /// The tokenizer digest, a leaf of the model id.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// What it was built from.
+    pub fn spec(&self) -> &TokenizerSpec {
+        &self.spec
+    }
+
+    /// Number of ids.
+    pub fn len(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// Never: a tokenizer has at least one piece.
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// The ids of a prompt: `encode`, with the bos id in front where the model wants one.
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let bos = self.spec.bos.filter(|_| self.spec.add_bos);
+        Ok(bos.into_iter().chain(self.encode(text)?).collect())
+    }
+
+    /// The ids of a chat that the assistant is to continue.
+    pub fn encode_chat(&self, messages: &[ChatMessage]) -> Result<Vec<u32>> {
+        let chat = self.chat.as_ref().ok_or_else(|| ModelError::missing("the model's chat template"))?;
+        self.encode(&chat.render(messages)?)
+    }
+
+    /// The ids of a chat with more than roles and contents: see `ChatTemplate::render_json`.
+    pub fn encode_chat_json(
+        &self,
+        messages: &[serde_json::Value],
+        tools: Option<&serde_json::Value>,
+    ) -> Result<Vec<u32>> {
+        let chat = self.chat.as_ref().ok_or_else(|| ModelError::missing("the model's chat template"))?;
+        self.encode(&chat.render_json(messages, tools)?)
+    }
+
+    /// The ids of a text, special tokens in it as such. The pieces of the ids join to the text (in NFC where the
+    /// model wants that); a text that the vocabulary has no pieces for is an error.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        within("text length", text.len() as u64, 0, MAX_TEXT as u64)?;
+        let mut text = NormalizedString::from(text);
+        if self.spec.pre.nfc() {
+            NFC.normalize(&mut text).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
+        }
+        let text = text.get();
+        let encoding = self.bpe.encode_fast(text, false).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
+        let mut rest = text.as_bytes();
+        for id in encoding.get_ids() {
+            rest = rest
+                .strip_prefix(self.piece(*id).unwrap_or_default())
+                .ok_or_else(|| self.unspeakable(text, rest))?;
+        }
+        if !rest.is_empty() {
+            return Err(self.unspeakable(text, rest));
+        }
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    fn unspeakable(&self, text: &str, rest: &[u8]) -> ModelError {
+        let at = text.len() - rest.len();
+        let byte = rest.iter().find(|byte| !self.pieces.iter().any(|piece| piece[..] == [**byte]));
+        let byte = byte.map(|b| format!(" (byte 0x{b:02x})")).unwrap_or_default();
+        invalid(
+            "text",
+            format!("at byte {at}, or soon after, beyond the vocabulary{byte}"),
+            "every byte needs a token",
+        )
+    }
+
+    /// The bytes that an id stands for; None beyond the vocabulary.
+    pub fn piece(&self, id: u32) -> Option<&[u8]> {
+        self.pieces.get(id as usize).map(Vec::as_slice)
+    }
+
+    /// Whether an id is a control token, which is not shown to a user.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.spec.kinds.get(id as usize) == Some(&PieceKind::Special)
+    }
+
+    /// The text of ids, without special tokens; bytes that are not UTF-8 become U+FFFD.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let mut stream = TextStream::default();
+        let mut text: String = ids.iter().map(|id| stream.push(self, *id)).collect();
+        text.push_str(&stream.finish());
+        text
+    }
+}
+
+/// Text of ids as they come: what `push` returns is whole characters; the bytes of an unfinished one wait.
+#[derive(Debug, Default)]
+pub struct TextStream {
+    waiting: Vec<u8>,
+}
+
+impl TextStream {
+    /// The text that `id` completes.
+    pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
+        self.push_bytes(if tokenizer.is_special(id) { &[] } else { tokenizer.piece(id).unwrap_or_default() })
+    }
+
+    /// The text that more bytes complete.
+    pub fn push_bytes(&mut self, bytes: &[u8]) -> String {
+        self.waiting.extend(bytes);
+        // An incomplete character at the end has no error length: it may still be finished.
+        let mut text = String::new();
+        let mut taken = 0;
+        for chunk in self.waiting.utf8_chunks() {
+            text.push_str(chunk.valid());
+            taken += chunk.valid().len();
+            let end = taken + chunk.invalid().len();
+            let unfinished = end == self.waiting.len()
+                && std::str::from_utf8(chunk.invalid()).is_err_and(|e| e.error_len().is_none());
+            if unfinished {
+                break;
+            }
+            if taken != end {
+                text.push(char::REPLACEMENT_CHARACTER);
+            }
+            taken = end;
+        }
+        self.waiting.drain(..taken);
+        text
+    }
+
+    /// What is left when no more ids come.
+    pub fn finish(self) -> String {
+        String::from_utf8_lossy(&self.waiting).into_owned()
+    }
+}

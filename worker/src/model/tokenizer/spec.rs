@@ -1,0 +1,235 @@
+//! What a tokenizer is built from, and the digest over it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::canon::commit::{merkle_root, Digest};
+use crate::model::error::{invalid, within, ModelError, Result};
+
+pub(super) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// How a text is cut into words before BPE merges inside each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PreTokenizer {
+    Gpt2,
+    SmolLm,
+    Llama3,
+    Qwen2,
+}
+
+impl PreTokenizer {
+    /// From `tokenizer.ggml.pre`.
+    pub fn from_ggml(name: &str) -> Option<Self> {
+        match name {
+            "gpt-2" => Some(Self::Gpt2),
+            "smollm" => Some(Self::SmolLm),
+            "llama-bpe" => Some(Self::Llama3),
+            "qwen2" => Some(Self::Qwen2),
+            _ => None,
+        }
+    }
+
+    /// The name in `tokenizer.ggml.pre`.
+    pub fn ggml(self) -> &'static str {
+        match self {
+            Self::Gpt2 => "gpt-2",
+            Self::SmolLm => "smollm",
+            Self::Llama3 => "llama-bpe",
+            Self::Qwen2 => "qwen2",
+        }
+    }
+
+    /// Regular expressions applied one after the other; each match, and each gap, is a word of its own.
+    pub(super) fn patterns(self) -> &'static [&'static str] {
+        match self {
+            Self::Gpt2 => &[GPT2],
+            Self::SmolLm => &[r"\p{N}", GPT2],
+            Self::Llama3 => &[LLAMA3],
+            Self::Qwen2 => &[QWEN2],
+        }
+    }
+
+    /// Whether the text is brought into Unicode NFC first.
+    pub(super) fn nfc(self) -> bool {
+        self == Self::Qwen2
+    }
+
+    /// Whether a word that is a token stays whole, whatever the merges make of it.
+    pub(super) fn ignore_merges(self) -> bool {
+        self == Self::Llama3
+    }
+
+    /// Whether a text begins with bos where a GGUF file does not say: files of Llama 3 do not.
+    pub(super) fn adds_bos(self) -> bool {
+        self == Self::Llama3
+    }
+}
+
+/// What kind of piece an id is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "u8", try_from = "u8")]
+pub enum PieceKind {
+    /// Bytes, written in the byte-level alphabet.
+    Normal = 0,
+    /// A control token: found in text as a whole, not shown to the user.
+    Special = 1,
+    /// An added token: found in text as a whole, and shown.
+    Added = 2,
+    /// Never found in text.
+    Unused = 3,
+}
+
+impl From<PieceKind> for u8 {
+    fn from(kind: PieceKind) -> u8 {
+        kind as u8
+    }
+}
+
+impl TryFrom<u8> for PieceKind {
+    type Error = String;
+    fn try_from(kind: u8) -> std::result::Result<Self, String> {
+        [Self::Normal, Self::Special, Self::Added, Self::Unused]
+            .into_iter()
+            .find(|k| *k as u8 == kind)
+            .ok_or_else(|| format!("kind of piece is {kind}: must be 0 to 3"))
+    }
+}
+
+/// Everything that a tokenizer is built from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizerSpec {
+    pub pre: PreTokenizer,
+    /// By id; normal pieces in the byte-level alphabet.
+    pub tokens: Vec<String>,
+    pub kinds: Vec<PieceKind>,
+    /// Pairs of ids that become one, in order of priority.
+    pub merges: Vec<(u32, u32)>,
+    pub bos: Option<u32>,
+    pub eos: Option<u32>,
+    /// Whether a text (not a chat) begins with `bos`.
+    pub add_bos: bool,
+    /// Jinja template of a chat.
+    pub template: Option<String>,
+}
+
+impl TokenizerSpec {
+    /// Refuses a description that contradicts itself.
+    pub fn check(&self) -> Result<()> {
+        within("tokens of the tokenizer", self.tokens.len() as u64, 1, 1 << 20)?;
+        within(
+            "kinds of the tokens",
+            self.kinds.len() as u64,
+            self.tokens.len() as u64,
+            self.tokens.len() as u64,
+        )?;
+        let last = self.tokens.len() as u64 - 1;
+        for (field, id) in [("bos", self.bos), ("eos", self.eos)] {
+            within(field, id.unwrap_or(0).into(), 0, last)?;
+        }
+        if self.add_bos && self.bos.is_none() {
+            return Err(ModelError::missing("bos id, which every text is to begin with,"));
+        }
+        let mut ids = BTreeMap::new();
+        for (id, token) in self.tokens.iter().enumerate() {
+            if token.is_empty() {
+                return Err(invalid(format!("token {id}"), "empty", "must have bytes"));
+            }
+            if let Some(other) = ids.insert(token.as_str(), id) {
+                return Err(invalid(
+                    format!("token {id}"),
+                    format!("{token:?}"),
+                    format!("token {other} is the same"),
+                ));
+            }
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        for merge @ &(left, right) in &self.merges {
+            within("merged id", left.max(right).into(), 0, last)?;
+            let joined = self.tokens[left as usize].clone() + &self.tokens[right as usize];
+            if !ids.contains_key(joined.as_str()) {
+                return Err(invalid("merge", format!("{joined:?}"), "must be a token"));
+            }
+            if !seen.insert(merge) {
+                return Err(invalid("merge", format!("{joined:?}"), "occurs twice"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The bytes of every piece.
+    pub(super) fn pieces(&self) -> Result<Vec<Vec<u8>>> {
+        let bytes = byte_alphabet();
+        self.tokens
+            .iter()
+            .zip(&self.kinds)
+            .enumerate()
+            .map(|(id, (token, kind))| match kind {
+                PieceKind::Normal => token
+                    .chars()
+                    .map(|c| {
+                        bytes.get(&c).copied().ok_or_else(|| {
+                            invalid(
+                                format!("token {id}"),
+                                format!("{token:?}"),
+                                "not in the byte-level alphabet",
+                            )
+                        })
+                    })
+                    .collect(),
+                _ => Ok(token.clone().into_bytes()),
+            })
+            .collect()
+    }
+
+    /// Merkle root over two leaves: the rules, and the root over the pieces. Rules: each string as its length
+    /// (u32 little-endian) and bytes, each integer as u32 little-endian, an absent one as 2^32 - 1:
+    /// "byte-level-bpe", normalizer ("" or "nfc"), number of patterns, patterns, ignore_merges, bos, eos,
+    /// add_bos, whether there is a template, template, number of merges, merges (left id, right id).
+    /// A piece: its kind (a byte), its bytes.
+    pub(super) fn digest(&self, pieces: &[Vec<u8>]) -> Digest {
+        let mut rules = Vec::new();
+        let word = |rules: &mut Vec<u8>, n: u32| rules.extend(n.to_le_bytes());
+        let string = |rules: &mut Vec<u8>, s: &str| {
+            word(rules, s.len() as u32);
+            rules.extend(s.as_bytes());
+        };
+        string(&mut rules, "byte-level-bpe");
+        string(&mut rules, if self.pre.nfc() { "nfc" } else { "" });
+        word(&mut rules, self.pre.patterns().len() as u32);
+        for pattern in self.pre.patterns() {
+            string(&mut rules, pattern);
+        }
+        word(&mut rules, self.pre.ignore_merges().into());
+        word(&mut rules, self.bos.unwrap_or(u32::MAX));
+        word(&mut rules, self.eos.unwrap_or(u32::MAX));
+        word(&mut rules, self.add_bos.into());
+        word(&mut rules, self.template.is_some().into());
+        string(&mut rules, self.template.as_deref().unwrap_or(""));
+        word(&mut rules, self.merges.len() as u32);
+        for (left, right) in &self.merges {
+            word(&mut rules, *left);
+            word(&mut rules, *right);
+        }
+        let leaves: Vec<Vec<u8>> = self
+            .kinds
+            .iter()
+            .zip(pieces)
+            .map(|(kind, piece)| [&[*kind as u8], &piece[..]].concat())
+            .collect();
+        merkle_root(&[rules, merkle_root(&leaves).to_vec()])
+    }
+}
+
+/// The byte-level alphabet: the printable bytes of Latin-1 stand for themselves, the others, in order, for the
+/// characters from U+0100.
+pub(in crate::model) fn byte_alphabet() -> BTreeMap<char, u8> {
+    let printable = |byte: &u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let own = (0..=255u8).filter(printable).map(|byte| (char::from(byte), byte));
+    let others = ('\u{100}'..).zip((0..=255u8).filter(|byte| !printable(byte)));
+    own.chain(others).collect()
+}

@@ -1,0 +1,69 @@
+//! `deepnode-worker models` as a user runs it.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use deepnode_worker::canon::Architecture;
+use deepnode_worker::model::dequant::Encoding;
+use deepnode_worker::model::synthetic;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_deepnode-worker");
+
+fn models(folder: &Path, args: &[&str]) -> Output {
+    Command::new(PROGRAM).current_dir(folder).args(["--home", "home", "models"]).args(args).output().unwrap()
+}
+
+fn ok(output: Output) -> String {
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_string();
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+#[test]
+fn import_export_import() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    fs::write(file("m.gguf"), synthetic::gguf(&synthetic::small(), Encoding::Q6K, 1)).unwrap();
+    let id = ok(models(folder.path(), &["import", "m.gguf"]));
+    assert_eq!(id.len(), 64);
+    assert!(ok(models(folder.path(), &["list"])).starts_with(&id));
+
+    ok(models(folder.path(), &["export", &id, "--safetensors", "hf"]));
+    ok(models(folder.path(), &["export", &id, "--gguf", "f16.gguf"]));
+    fs::remove_dir_all(file("home")).unwrap();
+    for path in ["hf", "f16.gguf"] {
+        assert_eq!(ok(models(folder.path(), &["import", path])), id);
+    }
+
+    let refused = |args: &[&str], part: &str| {
+        let output = models(folder.path(), args);
+        let error = String::from_utf8_lossy(&output.stderr).to_string();
+        assert!(!output.status.success() && error.contains(part), "{part:?} in {error:?}");
+    };
+    refused(&["export", &id], "--gguf");
+    refused(&["export", "12", "--gguf", "x"], "must be 64 hex digits");
+    refused(&["export", &id.replace(|c| c != '0', "0"), "--gguf", "x"], "No such file");
+    refused(&["export", &id, "--gguf", "f16.gguf"], "f16.gguf");
+    refused(&["import", "none"], "none: No such file");
+}
+
+/// A disk that is full: the import says so, leaves nothing, and succeeds when there is room again.
+#[test]
+fn full_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let arch = Architecture { layers: 4, width: 256, ffn: 1024, ..synthetic::small() };
+    fs::write(folder.path().join("m.gguf"), synthetic::gguf(&arch, Encoding::F16, 1)).unwrap();
+    // No file of this shell's children grows beyond 512 KiB, and they may live to see it.
+    let limited = "ulimit -f 1024; trap '' XFSZ; exec \"$0\" --home home models import m.gguf";
+    let output = Command::new("bash").current_dir(folder.path()).args(["-c", limited, PROGRAM]).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && error.contains("File too large"), "{error}");
+    let left: Vec<_> = fs::read_dir(folder.path().join("home/models"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .filter(|name| name != ".lock")
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    ok(models(folder.path(), &["import", "m.gguf"]));
+}
