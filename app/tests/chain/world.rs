@@ -145,6 +145,7 @@ pub fn architecture() -> Architecture {
         tied: true,
         qkv_bias: false,
         eos: vec![2],
+        ..Architecture::default()
     }
 }
 
