@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 
 use deepnode_worker::canon::random::RandomDecoder;
-use deepnode_worker::canon::{Architecture, SamplingParams};
+use deepnode_worker::canon::{Architecture, RopeScaling, SamplingParams};
 use deepnode_worker::engine::*;
 use proptest::prelude::*;
 
@@ -24,6 +24,9 @@ fn arch() -> Architecture {
         eos: vec![199],
         tied: true,
         qkv_bias: false,
+        qk_norm: false,
+        window: None,
+        rope_scaling: RopeScaling::None,
     }
 }
 

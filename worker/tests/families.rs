@@ -68,7 +68,8 @@ fn formats_agree_on_the_id() {
         let index = json!({ "metadata": { "total_size": 1 }, "weight_map": map }).to_string();
         fs::write(at("sharded/model.safetensors.index.json"), index).unwrap();
 
-        for path in ["f16.gguf", "hf", "hf/model.safetensors", "wide", "wide/weights.safetensors", "sharded"] {
+        for path in ["f16.gguf", "hf", "hf/model.safetensors", "wide", "wide/weights.safetensors", "sharded"]
+        {
             let again = import_into(&at("again"), &at(path));
             assert_eq!(hex::encode(again.id), hex::encode(model.id()), "{name}: {path}");
         }
@@ -76,9 +77,9 @@ fn formats_agree_on_the_id() {
         assert!(error.contains("f16.gguf"), "{error}");
         let error = export::to_safetensors(&model, &at("hf")).unwrap_err().to_string();
         assert!(error.contains("must be empty"), "{error}");
-        let left = fs::read_dir(folder.path()).unwrap().filter(|entry| {
-            entry.as_ref().unwrap().file_name().to_string_lossy().starts_with('.')
-        });
+        let left = fs::read_dir(folder.path())
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with('.'));
         assert_eq!(left.count(), 0, "no temporary file stays");
     }
 }
@@ -87,8 +88,7 @@ fn formats_agree_on_the_id() {
 fn candle(kind: &str, folder: &Path, tokens: &[u32]) -> Vec<f32> {
     let weights = fs::read(folder.join("model.safetensors")).unwrap();
     let vb = VarBuilder::from_buffered_safetensors(weights, DType::F32, &Device::Cpu).unwrap();
-    let mut config: Value =
-        serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap();
+    let mut config: Value = serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap();
     let input = Tensor::new(vec![tokens.to_vec()], &Device::Cpu).unwrap();
     let logits = match kind {
         "llama" | "llama3" => {

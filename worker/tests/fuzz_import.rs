@@ -122,7 +122,9 @@ fn use_source(source: Source<'_>, random: &mut Random) -> Result<(), String> {
         let (data, len) = (part.data, part.data.row_bytes());
         assert_eq!(data.bytes.len(), data.rows * len);
         row.resize(data.cols, f16::ZERO);
-        for row_of_file in (0..part.slot.rows).map(|row| if part.slot.is_vector() { 0 } else { part.source_row(row) }) {
+        for row_of_file in
+            (0..part.slot.rows).map(|row| if part.slot.is_vector() { 0 } else { part.source_row(row) })
+        {
             let bytes = &data.bytes[row_of_file * len..(row_of_file + 1) * len];
             if let Err(at) = data.encoding.decode(bytes, &mut row) {
                 assert!(at.index < data.cols);
@@ -286,7 +288,8 @@ fn safetensors_inputs() {
     fuzz("safetensors", |random| {
         let mut checkpoint = good.clone();
         for _ in 0..1 + random.below(3) {
-            let which = [CONFIG, CONFIG, GENERATION, TOKENIZER, TOKENIZER_CONFIG, HEADER, HEADER, INDEX][random.below(8)];
+            let which = [CONFIG, CONFIG, GENERATION, TOKENIZER, TOKENIZER_CONFIG, HEADER, HEADER, INDEX]
+                [random.below(8)];
             mutate_json(&mut checkpoint.documents[which], random);
         }
         let mut texts = checkpoint.documents.map(|document| document.to_string().into_bytes());

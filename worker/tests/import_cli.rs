@@ -56,7 +56,8 @@ fn full_disk() {
     fs::write(folder.path().join("m.gguf"), synthetic::gguf(&arch, Encoding::F16, 1)).unwrap();
     // No file of this shell's children grows beyond 512 KiB, and they may live to see it.
     let limited = "ulimit -f 1024; trap '' XFSZ; exec \"$0\" --home home models import m.gguf";
-    let output = Command::new("bash").current_dir(folder.path()).args(["-c", limited, PROGRAM]).output().unwrap();
+    let output =
+        Command::new("bash").current_dir(folder.path()).args(["-c", limited, PROGRAM]).output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && error.contains("File too large"), "{error}");
     let left: Vec<_> = fs::read_dir(folder.path().join("home/models"))

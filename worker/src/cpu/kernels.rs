@@ -387,7 +387,12 @@ unsafe fn softmax<S: Simd>(scores: &mut [f32], seen: Range<usize>, scale: f32) {
 unsafe fn attend<S: Simd, const N: usize>(job: &Attend<'_>, scratch: &mut Scratch) -> u32 {
     let Attend { queries, first, last, pages, layout, scale } = *job;
     let (count, dim) = (queries.len(), layout.dim);
-    assert!(count <= TILE && first.len() == count && last.len() == count && queries.iter().all(|q| q.len() == dim));
+    assert!(
+        count <= TILE
+            && first.len() == count
+            && last.len() == count
+            && queries.iter().all(|q| q.len() == dim)
+    );
     let seen = last.iter().fold(0, |a, b| a.max(b + 1));
     // Nobody sees anything before this block.
     let from = first.iter().fold(seen, |a, b| a.min(*b)) / BLOCK * BLOCK;

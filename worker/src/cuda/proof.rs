@@ -8,7 +8,7 @@ use super::gpu::Gpu;
 use crate::canon::device::{Device, DeviceError, Run, PAGE};
 use crate::canon::random::RandomDecoder;
 use crate::canon::reference::Reference;
-use crate::canon::{Architecture, SamplingParams};
+use crate::canon::{Architecture, RopeScaling, SamplingParams};
 
 /// Small, with tails everywhere.
 fn architecture() -> Architecture {
@@ -26,6 +26,9 @@ fn architecture() -> Architecture {
         eos: vec![0],
         tied: false,
         qkv_bias: true,
+        qk_norm: false,
+        window: None,
+        rope_scaling: RopeScaling::None,
     }
 }
 

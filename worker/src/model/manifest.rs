@@ -35,9 +35,8 @@ const MAX_EXTENSION: usize = 2 + 4;
 /// of high, original.
 pub fn encode_architecture(arch: &Architecture) -> Vec<u8> {
     let flag = |set: bool, flag: u32| if set { flag } else { 0 };
-    let flags = flag(arch.tied, FLAG_TIED)
-        | flag(arch.qkv_bias, FLAG_QKV_BIAS)
-        | flag(arch.qk_norm, FLAG_QK_NORM);
+    let flags =
+        flag(arch.tied, FLAG_TIED) | flag(arch.qkv_bias, FLAG_QKV_BIAS) | flag(arch.qk_norm, FLAG_QK_NORM);
     let fixed: [u32; FIXED_WORDS] = [
         KIND_DECODER,
         arch.layers,
@@ -96,7 +95,11 @@ pub fn decode_architecture(leaf: &[u8]) -> Result<Architecture> {
         rest = more;
     }
     if let Some(tag) = rest.first() {
-        return Err(invalid("extension of the architecture", tag, "known are 1 (window) and 2 (Llama 3's rope)"));
+        return Err(invalid(
+            "extension of the architecture",
+            tag,
+            "known are 1 (window) and 2 (Llama 3's rope)",
+        ));
     }
     let arch = Architecture {
         layers: fixed[1],
@@ -173,7 +176,11 @@ fn check_scaling(scaling: &RopeScaling) -> Result<()> {
     if let RopeScaling::Llama3 { low, high, original, .. } = scaling {
         if !(*low > 0.0 && low < high && high.is_finite()) {
             let found = format!("{low} and {high}");
-            return Err(invalid("low and high of the rope scaling", found, "must be finite, above 0, ascending"));
+            return Err(invalid(
+                "low and high of the rope scaling",
+                found,
+                "must be finite, above 0, ascending",
+            ));
         }
         within("original context of the rope scaling", (*original).into(), 1, 1 << 20)?;
     }
@@ -383,7 +390,10 @@ mod tests {
         assert_eq!(leaf, expected.concat());
         let leaf = hex::encode(encode_architecture(&full()));
         assert_eq!(&leaf[88..112], "000000420700000010000000");
-        assert_eq!(&leaf[240..], ["01000000", "00100000", "02000000", "0000803f", "00008040", "00200000"].concat());
+        assert_eq!(
+            &leaf[240..],
+            ["01000000", "00100000", "02000000", "0000803f", "00008040", "00200000"].concat()
+        );
         let linear = Architecture { rope_scaling: RopeScaling::Linear { factor: 2.0 }, ..smollm2() };
         assert_eq!(decode_architecture(&encode_architecture(&linear)).unwrap(), linear);
     }

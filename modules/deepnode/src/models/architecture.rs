@@ -299,7 +299,10 @@ impl BorshDeserialize for Architecture {
         let [vocab, context, eps, rope_base] = <[u32; 4]>::deserialize_reader(from)?;
         let (tied, parts, eos) = <(bool, u8, Vec<u32>)>::deserialize_reader(from)?;
         if parts > HAS_SCALING | HAS_WINDOW | HAS_NORM | 1 {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("architecture's parts are {parts}")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("architecture's parts are {parts}"),
+            ));
         }
         let window = if parts & HAS_WINDOW != 0 { Some(u32::deserialize_reader(from)?) } else { None };
         let rope_scaling = match parts & HAS_SCALING {

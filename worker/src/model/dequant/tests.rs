@@ -65,9 +65,7 @@ fn all_scales_and_codes_of_8_bits() {
         // Eight blocks of 32 codes hold every code; each scale takes one of them.
         let first = (bits % 8) as u8 * 32;
         let codes: Vec<u8> = (0..32).map(|i| first + i).collect();
-        check(Encoding::Q8_0, &[&bits.to_le_bytes()[..], &codes].concat(), |i| {
-            d * f64::from(codes[i] as i8)
-        });
+        check(Encoding::Q8_0, &[&bits.to_le_bytes()[..], &codes].concat(), |i| d * f64::from(codes[i] as i8));
     }
 }
 
@@ -76,8 +74,7 @@ fn wide_values() {
     for bits in 0..=u16::MAX {
         check(Encoding::F16, &bits.to_le_bytes(), |_| f16::from_bits(bits).to_f64());
     }
-    let ties =
-        [1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0, 65519.996, 65520.0, -65520.0, 3e-8, 2.98e-8, -1e-30];
+    let ties = [1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0, 65519.996, 65520.0, -65520.0, 3e-8, 2.98e-8, -1e-30];
     for value in ties.into_iter().chain([f32::NAN, f32::INFINITY, -0.0]) {
         check(Encoding::F32, &value.to_le_bytes(), |_| f64::from(value));
     }

@@ -42,7 +42,9 @@ impl Files {
     /// Opens a GGUF file, a safetensors file with its JSON beside it, or a folder that holds either.
     pub fn open(path: &Path) -> Result<Files> {
         let metadata = fs::metadata(path).map_err(ModelError::io(path))?;
-        let is = |path: &Path, extension: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension));
+        let is = |path: &Path, extension: &str| {
+            path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension))
+        };
         if !metadata.is_dir() {
             if is(path, "safetensors") {
                 let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -100,7 +102,9 @@ impl Documents {
         let index = if only.is_some() { None } else { document(folder, INDEX)? };
         let paths = match (only, &index) {
             (Some(path), _) => vec![path.to_path_buf()],
-            (None, Some(index)) => Index::parse(index)?.files().iter().map(|file| folder.join(file)).collect(),
+            (None, Some(index)) => {
+                Index::parse(index)?.files().iter().map(|file| folder.join(file)).collect()
+            }
             (None, None) => vec![folder.join(SINGLE)],
         };
         let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();

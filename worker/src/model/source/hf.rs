@@ -98,10 +98,11 @@ pub fn read<'a>(folder: &Folder<'a>) -> Result<Source<'a>> {
         first(settings.ids("eos_token_id")?),
     )?;
     // What ends an answer: as generation_config.json says, else config.json, else the tokenizer.
-    arch.eos = [generation.ids("eos_token_id")?, settings.ids("eos_token_id")?, tokenizer.eos.into_iter().collect()]
-        .into_iter()
-        .find(|ids| !ids.is_empty())
-        .unwrap_or_default();
+    arch.eos =
+        [generation.ids("eos_token_id")?, settings.ids("eos_token_id")?, tokenizer.eos.into_iter().collect()]
+            .into_iter()
+            .find(|ids| !ids.is_empty())
+            .unwrap_or_default();
     arch.eos.sort_unstable();
     arch.eos.dedup();
     check_architecture(&arch)?;
@@ -143,7 +144,11 @@ fn architecture(settings: &Settings, family: &Family, tensors: &Tensors<'_>) -> 
         Some(dim) => dim,
         None if width % heads == 0 => width / heads,
         None => {
-            return Err(invalid(settings.field("hidden_size"), width, format!("must be a multiple of {heads} heads")))
+            return Err(invalid(
+                settings.field("hidden_size"),
+                width,
+                format!("must be a multiple of {heads} heads"),
+            ))
         }
     };
     let kv_heads = match settings.integer("num_key_value_heads")? {

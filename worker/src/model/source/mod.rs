@@ -70,7 +70,11 @@ pub fn is_rotary(slot: &Slot) -> bool {
 pub type Tensors<'a> = BTreeMap<String, TensorData<'a>>;
 
 /// Whether q, k and v of the first layer have biases, and norms: as its tensors say, where the family allows it.
-fn optional_tensors(family: &Family, name: fn(&Slot) -> String, tensors: &Tensors<'_>) -> Result<(bool, bool)> {
+fn optional_tensors(
+    family: &Family,
+    name: fn(&Slot) -> String,
+    tensors: &Tensors<'_>,
+) -> Result<(bool, bool)> {
     let has = |role| {
         let name = name(&Slot { role, layer: Some(0), rows: 1, cols: 1 });
         let present = tensors.contains_key(&name);

@@ -66,7 +66,11 @@ pub fn read<'a>(files: &[(&str, &'a [u8])], index: Option<&Index>) -> Result<Ten
         for (name, data) in read_file(file, bytes)? {
             if let Some(index) = index {
                 if index.0.get(&name).is_none_or(|named| named != file) {
-                    return Err(invalid(format!("tensor of {file}"), name, format!("{INDEX} does not put it there")));
+                    return Err(invalid(
+                        format!("tensor of {file}"),
+                        name,
+                        format!("{INDEX} does not put it there"),
+                    ));
                 }
             }
             if all.contains_key(&name) {
@@ -89,12 +93,13 @@ fn read_file<'a>(file: &str, bytes: &'a [u8]) -> Result<Tensors<'a>> {
         None => return Err(invalid(format!("length of {file}"), bytes.len(), "must be at least 8")),
     };
     let left = bytes.len() as u64 - 8;
-    let header = within(format!("header length of {file}"), u64::from_le_bytes(prefix), 2, left.min(MAX_HEADER))?;
+    let header =
+        within(format!("header length of {file}"), u64::from_le_bytes(prefix), 2, left.min(MAX_HEADER))?;
     let names = parse::<Unique<IgnoredAny>>(file, &bytes[8..8 + header as usize], MAX_HEADER)?.0;
     within(format!("tensors of {file}"), names.len() as u64, 1, MAX_TENSORS)?;
 
-    let (header, metadata) =
-        SafeTensors::read_metadata(bytes).map_err(|e| invalid(file, e, "must be a whole safetensors file"))?;
+    let (header, metadata) = SafeTensors::read_metadata(bytes)
+        .map_err(|e| invalid(file, e, "must be a whole safetensors file"))?;
     let data = &bytes[8 + header..];
     let mut tensors = BTreeMap::new();
     for name in metadata.offset_keys() {

@@ -20,7 +20,8 @@ fn good() -> BTreeMap<String, Vec<u8>> {
     static FILES: OnceLock<BTreeMap<String, Vec<u8>>> = OnceLock::new();
     let files = FILES.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
-        let arch = Architecture { layers: 1, width: 32, heads: 1, kv_heads: 1, ffn: 32, ..synthetic::small() };
+        let arch =
+            Architecture { layers: 1, width: 32, heads: 1, kv_heads: 1, ffn: 32, ..synthetic::small() };
         let gguf = folder.path().join("m.gguf");
         fs::write(&gguf, synthetic::gguf(&arch, Encoding::F16, 5)).unwrap();
         let model = Model::open(&import(&gguf, folder.path(), &|_| {}).unwrap().path).unwrap();
@@ -58,7 +59,10 @@ fn refused(change: impl FnOnce(&mut BTreeMap<String, Vec<u8>>), part: &str) {
     assert!(error.contains(part), "{part:?} in {error:?}");
 }
 
-fn document(file: &'static str, change: impl FnOnce(&mut Value)) -> impl FnOnce(&mut BTreeMap<String, Vec<u8>>) {
+fn document(
+    file: &'static str,
+    change: impl FnOnce(&mut Value),
+) -> impl FnOnce(&mut BTreeMap<String, Vec<u8>>) {
     move |files| {
         let mut value: Value = serde_json::from_slice(&files[file]).unwrap();
         change(&mut value);
@@ -161,14 +165,23 @@ fn weights_that_are_not_finite() {
 fn wrong_settings() {
     config(|c| c["model_type"] = "mamba".into(), "known are llama, mistral, qwen2 and qwen3");
     config(|c| c["model_type"] = 3.into(), "model_type of config.json is 3: must be a string");
-    config(|c| c["architectures"] = json!(["LlamaForSequenceClassification"]), "architectures of config.json");
+    config(
+        |c| c["architectures"] = json!(["LlamaForSequenceClassification"]),
+        "architectures of config.json",
+    );
     config(|c| c["hidden_act"] = "gelu".into(), "hidden_act of config.json is \"gelu\": must be \"silu\"");
     config(|c| c["quantization_config"] = json!({ "bits": 4 }), "quantization_config of config.json");
     config(|c| c["logits_scaling"] = 8.0.into(), "logits_scaling");
     config(|c| c["sliding_window"] = 64.into(), "sliding_window of config.json is 64: must be null");
     config(|c| c["rope_interleaved"] = true.into(), "rope_interleaved");
-    config(|c| c["rope_scaling"] = json!({ "type": "yarn", "factor": 4.0 }), "known are default, linear and llama3");
-    config(|c| c["rope_scaling"] = json!({ "type": "linear", "factor": 0.5 }), "factor of the rope scaling is 0.5");
+    config(
+        |c| c["rope_scaling"] = json!({ "type": "yarn", "factor": 4.0 }),
+        "known are default, linear and llama3",
+    );
+    config(
+        |c| c["rope_scaling"] = json!({ "type": "linear", "factor": 0.5 }),
+        "factor of the rope scaling is 0.5",
+    );
     config(|c| c["rope_scaling"] = json!({ "rope_type": "llama3", "factor": 8 }), "low_freq_factor");
     config(|c| c["num_hidden_layers"] = 2.into(), "tensor model.layers.1.input_layernorm.weight is missing");
     config(|c| c["num_hidden_layers"] = u64::MAX.into(), "num_hidden_layers of config.json");
@@ -194,7 +207,10 @@ fn wrong_settings() {
 fn wrong_tokenizer() {
     config(|c| c["vocab_size"] = 287.into(), "shape of tensor model.embed_tokens.weight");
     refused(document("tokenizer.json", |t| t["model"]["vocab"]["extra"] = 288.into()), "must be 0 to 287");
-    refused(document("tokenizer.json", |t| t["model"]["vocab"]["☃"] = 287.into()), "not in the byte-level alphabet");
+    refused(
+        document("tokenizer.json", |t| t["model"]["vocab"]["☃"] = 287.into()),
+        "not in the byte-level alphabet",
+    );
     refused(document("tokenizer_config.json", |t| t["chat_template"] = "{% for".into()), "chat template");
     refused(document("tokenizer_config.json", |t| t["eos_token"] = "</s>".into()), "must be a token");
     refused(|files| drop(files.remove("tokenizer.json")), "tokenizer.json is missing");
@@ -206,7 +222,8 @@ fn wrong_index() {
         move |files: &mut BTreeMap<String, Vec<u8>>| {
             let (header, _) = split(&files[WEIGHTS]);
             let names = header.as_object().unwrap().keys().filter(|name| *name != "__metadata__");
-            let map: serde_json::Map<String, Value> = names.map(|name| (name.clone(), WEIGHTS.into())).collect();
+            let map: serde_json::Map<String, Value> =
+                names.map(|name| (name.clone(), WEIGHTS.into())).collect();
             let mut index = json!({ "weight_map": map });
             change(&mut index);
             files.insert(INDEX.to_string(), index.to_string().into_bytes());
@@ -246,7 +263,9 @@ fn tensors_that_need_not_be_there() {
     };
     assert_eq!(with("model.layers.0.self_attn.rotary_emb.inv_freq", NORM, 0), Ok(()));
     assert_eq!(with("lm_head.weight", "model.embed_tokens.weight", 0), Ok(()));
-    assert!(with("lm_head.weight", "model.embed_tokens.weight", 1).unwrap_err().contains("tie_word_embeddings"));
+    assert!(with("lm_head.weight", "model.embed_tokens.weight", 1)
+        .unwrap_err()
+        .contains("tie_word_embeddings"));
 }
 
 #[test]

@@ -114,10 +114,16 @@ fn every_truncated_file_is_refused() {
 fn wrong_tensors() {
     refused(|w| w.tensors[3] = w.tensors[4].clone(), &["gguf tensor", "occurs twice"]);
     refused(|w| drop(w.tensors.remove(3)), &["tensor blk.0.attn_q.weight is missing"]);
-    refused(|w| w.tensor("rope_freqs.weight", &[16], 1, vec![0; 32]), &["rope_freqs.weight", "a vector of F32"]);
+    refused(
+        |w| w.tensor("rope_freqs.weight", &[16], 1, vec![0; 32]),
+        &["rope_freqs.weight", "a vector of F32"],
+    );
     refused(|w| w.tensor("rope_freqs.weight", &[16], 0, vec![0; 64]), &["rope_freqs.weight", "Llama 3's"]);
     refused(|w| w.tensor("rope_freqs.weight", &[8], 0, vec![0; 32]), &["elements of", "must be 16 to 16"]);
-    refused(|w| w.tensor("blk.0.attn_q_norm.weight", &[32], 0, vec![0; 128]), &["attn_q_norm", "not a part of llama"]);
+    refused(
+        |w| w.tensor("blk.0.attn_q_norm.weight", &[32], 0, vec![0; 128]),
+        &["attn_q_norm", "not a part of llama"],
+    );
     refused(
         |w| tensor(w, "blk.0.attn_v.weight").1 = vec![64, 16],
         &["attn_v", "16 rows of 64: must be 32 rows of 32"],

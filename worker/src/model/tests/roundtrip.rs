@@ -24,8 +24,7 @@ fn shapes() -> Vec<Architecture> {
     // Rows of whole blocks of 256.
     let wide = Architecture { layers: 1, width: 256, ffn: 256, ..small.clone() };
     // Rows that fill no panel, columns that are no whole blocks, a head that is not width / heads.
-    let odd =
-        Architecture { layers: 1, width: 24, heads: 3, kv_heads: 3, head_dim: 10, ffn: 70, ..small };
+    let odd = Architecture { layers: 1, width: 24, heads: 3, kv_heads: 3, head_dim: 10, ffn: 70, ..small };
     let families = synthetic::families().map(|(_, arch)| arch);
     families.into_iter().chain([biased, wide, odd]).collect()
 }

@@ -212,7 +212,9 @@ impl PreTokenizer {
         let sequence = |steps: Vec<Value>| json!({ "type": "Sequence", "pretokenizers": steps });
         let words = match self {
             Self::Gpt2 => bytes(true),
-            Self::SmolLm => sequence(vec![json!({ "type": "Digits", "individual_digits": true }), bytes(true)]),
+            Self::SmolLm => {
+                sequence(vec![json!({ "type": "Digits", "individual_digits": true }), bytes(true)])
+            }
             Self::Llama3 | Self::Qwen2 => sequence(vec![split(self.patterns()[0]), bytes(false)]),
         };
         (if self.nfc() { json!({ "type": "NFC" }) } else { Value::Null }, words)
@@ -294,7 +296,13 @@ impl TokenizerSpec {
     /// The files that `from_hf` reads as this. A tokenizer that they cannot say is an error.
     pub fn to_hf(&self) -> Result<HfTokenizer> {
         let text = |id: Option<u32>| id.map(|id| self.tokens[id as usize].as_str());
-        let used = || self.tokens.iter().zip(&self.kinds).zip(0u32..).filter(|((_, kind), _)| **kind != PieceKind::Unused);
+        let used = || {
+            self.tokens
+                .iter()
+                .zip(&self.kinds)
+                .zip(0u32..)
+                .filter(|((_, kind), _)| **kind != PieceKind::Unused)
+        };
         let vocab: serde_json::Map<String, Value> =
             used().map(|((token, _), id)| (token.clone(), id.into())).collect();
         let added: Vec<Value> = used()
@@ -361,8 +369,11 @@ impl TokenizerSpec {
         }
         let written = HfTokenizer { tokenizer, config };
         let (tokenizer, config) = (written.tokenizer.to_string(), written.config.to_string());
-        let files =
-            TokenizerFiles { tokenizer: tokenizer.as_bytes(), config: Some(config.as_bytes()), template: None };
+        let files = TokenizerFiles {
+            tokenizer: tokenizer.as_bytes(),
+            config: Some(config.as_bytes()),
+            template: None,
+        };
         let again = Self::from_hf(&files, self.tokens.len() as u32, None, None)?;
         for (id, (mine, theirs)) in self.tokens.iter().zip(&again.tokens).enumerate() {
             if mine != theirs || self.kinds[id] != again.kinds[id] {
@@ -380,13 +391,14 @@ impl TokenizerSpec {
 /// The chat template: the one of tokenizer_config.json (of several the default), or the file's.
 pub(super) fn template(settings: &Settings, file: Option<&[u8]>) -> Result<Option<String>> {
     let text = |value: &Value| value.as_str().map(str::to_string);
-    let said = settings.get("chat_template", "a template, or templates with a default", |value| match value {
-        Value::Array(templates) => {
-            let default = templates.iter().find(|t| t["name"] == "default")?;
-            text(&default["template"])
-        }
-        one => text(one),
-    })?;
+    let said =
+        settings.get("chat_template", "a template, or templates with a default", |value| match value {
+            Value::Array(templates) => {
+                let default = templates.iter().find(|t| t["name"] == "default")?;
+                text(&default["template"])
+            }
+            one => text(one),
+        })?;
     match (said, file) {
         (Some(said), _) => Ok(Some(said)),
         (None, None) => Ok(None),
@@ -409,7 +421,13 @@ mod tests {
         }
         tokens.extend(["<s>", "th", "the", "tool", "[PAD260]"].map(str::to_string));
         let mut kinds = vec![PieceKind::Normal; 256];
-        kinds.extend([PieceKind::Special, PieceKind::Normal, PieceKind::Normal, PieceKind::Added, PieceKind::Unused]);
+        kinds.extend([
+            PieceKind::Special,
+            PieceKind::Normal,
+            PieceKind::Normal,
+            PieceKind::Added,
+            PieceKind::Unused,
+        ]);
         let merges = vec![(116, 104), (257, 101)];
         let template = Some("{{ messages }}".to_string());
         TokenizerSpec { pre, tokens, kinds, merges, bos: Some(256), eos: None, add_bos, template }
@@ -440,7 +458,8 @@ mod tests {
         let written = spec(PreTokenizer::Qwen2, false).to_hf().unwrap();
         let read = |config: Value, template: Option<&[u8]>| {
             let (tokenizer, config) = (written.tokenizer.to_string(), config.to_string());
-            let files = TokenizerFiles { tokenizer: tokenizer.as_bytes(), config: Some(config.as_bytes()), template };
+            let files =
+                TokenizerFiles { tokenizer: tokenizer.as_bytes(), config: Some(config.as_bytes()), template };
             TokenizerSpec::from_hf(&files, 261, Some(3), None).map_err(|e| e.to_string())
         };
         let named = json!({ "bos_token": { "content": "<s>" }, "eos_token": "tool",
@@ -449,7 +468,9 @@ mod tests {
         assert_eq!((spec.bos, spec.eos, spec.template.as_deref()), (Some(256), Some(259), Some("yes")));
         let spec = read(json!({ "bos_token": null }), Some(b"file")).unwrap();
         assert_eq!((spec.bos, spec.template.as_deref()), (Some(3), Some("file")));
-        assert!(read(json!({ "eos_token": "</s>" }), None).unwrap_err().contains("eos_token of tokenizer_config.json"));
+        assert!(read(json!({ "eos_token": "</s>" }), None)
+            .unwrap_err()
+            .contains("eos_token of tokenizer_config.json"));
         assert!(read(json!({ "add_eos_token": true }), None).unwrap_err().contains("must be false"));
     }
 
