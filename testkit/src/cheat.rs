@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use deepnode_proto::deepnode::tasks::v1::Task;
 use deepnode_worker::blobs::Blobs;
 use deepnode_worker::canon::commit::{token_digest, trace_leaf, trace_root};
-use deepnode_worker::canon::{Architecture, Decoder, Digest, SamplingParams, Weights};
+use deepnode_worker::canon::tensor::put_row;
+use deepnode_worker::canon::{Architecture, Decoder, Digest, SamplingParams, Tensor, Weights};
 use deepnode_worker::chain::Chain;
 use deepnode_worker::engine::{self, Engine, EngineError, Generation};
 use deepnode_worker::model::Model;
@@ -210,7 +211,13 @@ struct Flipped {
 impl Flipped {
     fn of(model: Arc<Model>) -> Self {
         let layer = model.arch().layers as usize / 2;
-        let mut panels = model.weights().layers[layer].down.panels.to_vec();
+        let down = model.weights().layers[layer].down;
+        let mut panels = vec![f16::ZERO; Tensor::padded_len(down.rows, down.cols)];
+        let mut row = vec![f16::ZERO; down.cols];
+        for r in 0..down.rows {
+            down.row(r, &mut row);
+            put_row(&mut panels, down.cols, r, &row);
+        }
         // The largest: its sign matters whatever the prompt is.
         let largest = panels.iter_mut().max_by(|a, b| a.to_f32().abs().total_cmp(&b.to_f32().abs()));
         if let Some(weight) = largest {
@@ -227,7 +234,8 @@ impl Decoder for Flipped {
 
     fn weights(&self) -> Weights<'_> {
         let mut weights = self.model.weights();
-        weights.layers[self.layer].down.panels = &self.panels;
+        let down = &mut weights.layers[self.layer].down;
+        (down.packing, down.panels) = (None, &self.panels);
         weights
     }
 }

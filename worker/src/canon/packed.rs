@@ -10,6 +10,7 @@
 //! rule gives, as beyond 1, [`put_group`] says so and the tensor is not packed.
 
 use half::f16;
+use serde::{Deserialize, Serialize};
 
 use super::tensor::PANEL;
 
@@ -20,7 +21,8 @@ pub const HALF_PANEL: usize = PANEL / 2;
 pub const GROUP: usize = 32;
 
 /// A quantised format that has kernels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Packing {
     /// d (q - 8), 4 bits.
     Q4_0,
@@ -103,6 +105,12 @@ pub fn put_group(
         let (byte, shift) = code_place(packing, row, k);
         panels[block + byte] |= (*q as u8 & bits) << shift;
     }
+    is_exact(content, values)
+}
+
+/// Whether the kernels make exactly `values` of a group.
+pub fn is_exact(content: &Group, values: &[f16]) -> bool {
+    let Group { d, m, q } = content;
     let (d, m) = (d.to_f32(), m.to_f32());
     q.iter().zip(values).all(|(q, value)| {
         let q = f32::from(*q);
@@ -111,20 +119,30 @@ pub fn put_group(
     })
 }
 
-/// Element (`row`, `k`).
-pub fn element(packing: Packing, panels: &[u8], cols: usize, row: usize, k: usize) -> f16 {
-    let (block, row) = place(packing, cols, row, k / GROUP);
+/// Columns `group * 32` on of a row, as many as `out` has, at most 32.
+pub fn read_group(packing: Packing, panels: &[u8], cols: usize, row: usize, group: usize, out: &mut [f16]) {
+    let (block, row) = place(packing, cols, row, group);
     let half = |at: usize| f16::from_le_bytes([panels[at], panels[at + 1]]).to_f32();
     let d = half(block + 2 * row);
     let m = if packing == Packing::Q4_1 { half(block + 2 * (HALF_PANEL + row)) } else { 0.0 };
-    let (byte, shift) = code_place(packing, row, k % GROUP);
-    let code = panels[block + byte] >> shift;
-    let q = match packing {
-        Packing::Q4_0 => (code << 4) as i8 >> 4,
-        Packing::Q4_1 => (code & 0x0f) as i8,
-        Packing::Q8_0 => code as i8,
-    };
-    f16::from_f32(expand(d, m, q.into()))
+    for (k, out) in out.iter_mut().enumerate() {
+        let (byte, shift) = code_place(packing, row, k);
+        let code = panels[block + byte] >> shift;
+        let q = match packing {
+            Packing::Q4_0 => (code << 4) as i8 >> 4,
+            Packing::Q4_1 => (code & 0x0f) as i8,
+            Packing::Q8_0 => code as i8,
+        };
+        *out = f16::from_f32(expand(d, m, q.into()));
+    }
+}
+
+/// Element (`row`, `k`).
+pub fn element(packing: Packing, panels: &[u8], cols: usize, row: usize, k: usize) -> f16 {
+    let mut values = [f16::ZERO; GROUP];
+    let last = k % GROUP;
+    read_group(packing, panels, cols, row, k / GROUP, &mut values[..=last]);
+    values[last]
 }
 
 /// What the kernels compute of d, m and a code.

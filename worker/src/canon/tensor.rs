@@ -53,8 +53,17 @@ impl<'a> Tensor<'a> {
 
     /// Copies one row out of its panel; `out` has `cols` elements.
     pub fn row(&self, row: usize, out: &mut [f16]) {
-        for (k, x) in out.iter_mut().enumerate() {
-            *x = self.at(row, k);
+        match self.packing {
+            None => {
+                let column = self.panels[row / PANEL * self.cols * PANEL + row % PANEL..].iter();
+                out.iter_mut().zip(column.step_by(PANEL)).for_each(|(to, x)| *to = *x);
+            }
+            Some(packing) => {
+                let panels = bytemuck::cast_slice(self.panels);
+                for (group, out) in out.chunks_mut(packed::GROUP).enumerate() {
+                    packed::read_group(packing, panels, self.cols, row, group, out);
+                }
+            }
         }
     }
 }

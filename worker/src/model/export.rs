@@ -54,13 +54,13 @@ pub fn to_gguf(model: &Model, path: &Path) -> Result<()> {
     let write = |file: &File| -> std::io::Result<()> {
         let mut out = Padded { out: BufWriter::new(file), written: 0 };
         out.write(&writer.head(&infos))?;
-        for (slot, halves) in model.tensors() {
+        for (slot, tensor) in model.tensors() {
             let interleaved = (family.interleaved && is_rotary(slot)).then_some(arch.head_dim as usize);
             if slot.is_vector() {
-                let at = |i: usize| halves[interleaved.map_or(i, |dim| half_split_row(i, dim))];
+                let at = |i: usize| tensor.panels[interleaved.map_or(i, |dim| half_split_row(i, dim))];
                 out.write(&(0..slot.cols).flat_map(|i| at(i).to_f32().to_le_bytes()).collect::<Vec<_>>())?;
             } else {
-                rows(slot, halves, interleaved, &mut |bytes| out.write(bytes))?;
+                rows(&tensor, interleaved, &mut |bytes| out.write(bytes))?;
             }
             out.pad()?;
         }
@@ -160,12 +160,10 @@ pub fn divisors(arch: &Architecture) -> Option<Vec<f32>> {
 /// The rows of a matrix, little-endian, some at a time; with `interleaved` those of heads of that many rows are in the
 /// order of llama-family GGUF files.
 fn rows(
-    slot: &Slot,
-    panels: &[f16],
+    tensor: &Tensor<'_>,
     interleaved: Option<usize>,
     write: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
 ) -> std::io::Result<()> {
-    let tensor = Tensor { rows: slot.rows, cols: slot.cols, packing: None, panels };
     let mut buffer = vec![f16::ZERO; PANEL.min(tensor.rows) * tensor.cols];
     for first in (0..tensor.rows).step_by(PANEL) {
         let count = PANEL.min(tensor.rows - first);
@@ -213,7 +211,7 @@ pub fn to_safetensors(model: &Model, folder: &Path) -> Result<()> {
         let path = folder.join(name);
         fs::write(&path, format!("{document:#}\n")).map_err(ModelError::io(&path))?;
     }
-    let tensors = model.tensors().map(|(slot, halves)| (hf_name(slot), Stored::new(slot, halves)));
+    let tensors = model.tensors().map(|(slot, tensor)| (hf_name(slot), Stored::new(slot, tensor)));
     let path = folder.join(SINGLE);
     let format = [("format".to_string(), "pt".to_string())].into();
     serialize_to_file(tensors, Some(format), &path).map_err(|error| match error {
@@ -274,15 +272,17 @@ fn decimal(x: f32) -> f64 {
 
 /// A tensor of the model as safetensors sees it; its rows are put in order when they are written.
 struct Stored<'a> {
-    slot: Slot,
-    halves: &'a [f16],
+    /// A vector is one row.
+    tensor: Tensor<'a>,
+    is_vector: bool,
     shape: Vec<usize>,
 }
 
 impl<'a> Stored<'a> {
-    fn new(slot: &Slot, halves: &'a [f16]) -> Self {
-        let shape = if slot.is_vector() { vec![slot.cols] } else { vec![slot.rows, slot.cols] };
-        Stored { slot: *slot, halves, shape }
+    fn new(slot: &Slot, tensor: Tensor<'a>) -> Self {
+        let is_vector = slot.is_vector();
+        let shape = if is_vector { vec![slot.cols] } else { vec![slot.rows, slot.cols] };
+        Stored { tensor, is_vector, shape }
     }
 }
 
@@ -296,11 +296,11 @@ impl View for Stored<'_> {
     }
 
     fn data(&self) -> std::borrow::Cow<'_, [u8]> {
-        if self.slot.is_vector() {
-            return bytemuck::cast_slice(self.halves).into();
+        if self.is_vector {
+            return bytemuck::cast_slice(self.tensor.panels).into();
         }
         let mut data = Vec::with_capacity(self.data_len());
-        let written = rows(&self.slot, self.halves, None, &mut |bytes| {
+        let written = rows(&self.tensor, None, &mut |bytes| {
             data.extend_from_slice(bytes);
             Ok(())
         });
@@ -309,6 +309,6 @@ impl View for Stored<'_> {
     }
 
     fn data_len(&self) -> usize {
-        2 * self.slot.rows * self.slot.cols
+        2 * self.tensor.rows * self.tensor.cols
     }
 }

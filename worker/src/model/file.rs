@@ -11,7 +11,8 @@
 //! | 64 | the header, JSON |
 //! | multiple of 4096 | the tensors of `manifest::slots`, each at a multiple of 64 |
 //!
-//! Integers and weights are little-endian. A matrix is in panels (`canon::tensor`), a vector as it is.
+//! Integers and weights are little-endian. A matrix is in panels (`canon::tensor`), or stays quantised
+//! (`canon::packed`) where the header says so, a vector is as it is. Quantised or not, the model id is the same.
 
 use std::fs::File;
 use std::ops::Range;
@@ -26,6 +27,7 @@ use super::error::{invalid, within, ModelError, Result};
 use super::manifest::{decode_architecture, slots, Manifest, Role, Slot};
 use super::tokenizer::{Tokenizer, TokenizerSpec};
 use crate::canon::commit::Digest;
+use crate::canon::packed::Packing;
 use crate::canon::rope::RopeTable;
 use crate::canon::tensor::PANEL;
 use crate::canon::{Architecture, Decoder, LayerWeights, Tensor, Weights};
@@ -53,6 +55,9 @@ pub(super) struct Header {
     pub tokenizer: TokenizerSpec,
     /// Digests of the tensors, hex.
     pub tensors: Vec<String>,
+    /// How each tensor stays quantised, if it does; none at all where no tensor does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packings: Vec<Option<Packing>>,
 }
 
 impl Header {
@@ -79,19 +84,25 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    pub fn new(slots: &[Slot], header_len: u64) -> Layout {
+    /// `packings` are of a header. None where a tensor cannot be packed so.
+    pub fn new(slots: &[Slot], packings: &[Option<Packing>], header_len: u64) -> Option<Layout> {
         let mut end = (PREFIX as u64 + header_len).next_multiple_of(DATA_ALIGNMENT);
         let ranges = slots
             .iter()
-            .map(|slot| {
-                let halves =
-                    if slot.is_vector() { slot.cols } else { Tensor::padded_len(slot.rows, slot.cols) };
+            .enumerate()
+            .map(|(i, slot)| {
+                let halves = match packings.get(i).copied().flatten() {
+                    Some(_) if slot.is_vector() => return None,
+                    Some(packing) => packing.padded_len(slot.rows, slot.cols)?,
+                    None if slot.is_vector() => slot.cols,
+                    None => Tensor::padded_len(slot.rows, slot.cols),
+                };
                 let start = end.next_multiple_of(TENSOR_ALIGNMENT);
                 end = start + 2 * halves as u64;
-                start..end
+                Some(start..end)
             })
-            .collect();
-        Layout { ranges, file_len: end }
+            .collect::<Option<_>>()?;
+        Some(Layout { ranges, file_len: end })
     }
 }
 
@@ -104,8 +115,8 @@ pub struct Model {
     id: Digest,
     manifest: Manifest,
     tokenizer: Tokenizer,
-    /// The tensors, in the manifest's order, and where in `map` they are.
-    tensors: Vec<(Slot, Range<usize>)>,
+    /// The tensors, in the manifest's order, how they are packed, and where in `map` they are.
+    tensors: Vec<(Slot, Option<Packing>, Range<usize>)>,
 }
 
 impl Model {
@@ -141,7 +152,11 @@ impl Model {
             .map_err(|e| invalid(field("architecture"), e, "must be hex"))?;
         let arch = decode_architecture(&leaf)?;
         let slots = slots(&arch);
-        let layout = Layout::new(&slots, header_len);
+        let packings = header.packings;
+        let most = slots.len() as u64;
+        within(field("packings"), packings.len() as u64, if packings.is_empty() { 0 } else { most }, most)?;
+        let layout = Layout::new(&slots, &packings, header_len)
+            .ok_or_else(|| invalid(field("packings"), "some", "must fit the tensors"))?;
         within(field("length"), map.len() as u64, layout.file_len, layout.file_len)?;
         within(field("tensors"), header.tensors.len() as u64, slots.len() as u64, slots.len() as u64)?;
         let tokenizer = Tokenizer::new(header.tokenizer)?;
@@ -159,7 +174,12 @@ impl Model {
             id: manifest.id(),
             manifest,
             tokenizer,
-            tensors: slots.into_iter().zip(ranges).collect(),
+            tensors: slots
+                .into_iter()
+                .zip(ranges)
+                .enumerate()
+                .map(|(i, (slot, range))| (slot, packings.get(i).copied().flatten(), range))
+                .collect(),
             map,
         })
     }
@@ -170,12 +190,12 @@ impl Model {
         let arch = self.arch();
         let rope = RopeTable::of(arch).digest();
         same("rope table", &rope, &self.manifest.rope)?;
-        self.tensors.par_iter().zip(&self.manifest.tensors).try_for_each(|((slot, range), expected)| {
-            let halves: &[f16] = bytemuck::cast_slice(&self.map[range.clone()]);
+        let tensors: Vec<_> = self.tensors().collect();
+        tensors.par_iter().zip(&self.manifest.tensors).try_for_each(|((slot, tensor), expected)| {
             let found = if slot.is_vector() {
-                *blake3::hash(bytemuck::cast_slice(halves)).as_bytes()
+                *blake3::hash(bytemuck::cast_slice(tensor.panels)).as_bytes()
             } else {
-                matrix_digest(&Tensor { rows: slot.rows, cols: slot.cols, packing: None, panels: halves })
+                matrix_digest(tensor)
             };
             same(slot, &found, expected)
         })
@@ -212,23 +232,21 @@ impl Model {
         self.map.len() as u64
     }
 
-    /// Every tensor as it lies in the map, in the manifest's order: a matrix in panels, a vector as it is.
-    pub fn tensors(&self) -> impl Iterator<Item = (&Slot, &[f16])> {
-        self.tensors.iter().map(|(slot, range)| (slot, bytemuck::cast_slice(&self.map[range.clone()])))
+    /// Every tensor as it lies in the map, in the manifest's order. A vector is one row, not in panels.
+    pub fn tensors(&self) -> impl Iterator<Item = (&Slot, Tensor<'_>)> {
+        self.tensors.iter().map(|(slot, packing, range)| {
+            let panels = bytemuck::cast_slice(&self.map[range.clone()]);
+            (slot, Tensor { rows: slot.rows, cols: slot.cols, packing: *packing, panels })
+        })
     }
 
     /// The weights, as they lie in the map.
     pub fn weights(&self) -> Weights<'_> {
-        let mut rest = self.tensors.iter();
+        let mut rest = self.tensors();
         let mut next = |role: Role| -> Tensor<'_> {
-            let (slot, range) = rest.next().expect("a model has the tensors of its slots");
+            let (slot, tensor) = rest.next().expect("a model has the tensors of its slots");
             assert_eq!(slot.role, role, "the order of the slots");
-            Tensor {
-                rows: slot.rows,
-                cols: slot.cols,
-                packing: None,
-                panels: bytemuck::cast_slice(&self.map[range.clone()]),
-            }
+            tensor
         };
         let arch = self.arch();
         let embedding = next(Role::Embedding);
@@ -278,13 +296,23 @@ impl Decoder for Model {
 fn matrix_digest(tensor: &Tensor<'_>) -> Digest {
     let mut hasher = blake3::Hasher::new();
     let mut rows = vec![f16::ZERO; PANEL * tensor.cols];
-    for (n, panel) in tensor.panels.chunks_exact(PANEL * tensor.cols).enumerate() {
-        for (k, lanes) in panel.chunks_exact(PANEL).enumerate() {
-            for (lane, value) in lanes.iter().enumerate() {
-                rows[lane * tensor.cols + k] = *value;
+    for first in (0..tensor.rows).step_by(PANEL) {
+        match tensor.packing {
+            // All rows of a panel at once: one after the other would read it 64 times.
+            None => {
+                let panel = &tensor.panels[first * tensor.cols..][..PANEL * tensor.cols];
+                for (k, lanes) in panel.chunks_exact(PANEL).enumerate() {
+                    for (lane, value) in lanes.iter().enumerate() {
+                        rows[lane * tensor.cols + k] = *value;
+                    }
+                }
+            }
+            Some(_) => {
+                let rows = rows.chunks_exact_mut(tensor.cols).enumerate();
+                rows.for_each(|(lane, row)| tensor.row(first + lane, row));
             }
         }
-        let (real, padding) = rows.split_at(PANEL.min(tensor.rows - n * PANEL) * tensor.cols);
+        let (real, padding) = rows.split_at(PANEL.min(tensor.rows - first) * tensor.cols);
         if padding.iter().any(|x| x.to_bits() != 0) {
             return [0; 32];
         }

@@ -8,14 +8,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use half::f16;
 use rayon::prelude::*;
 
-use super::error::{within, ModelError, Result};
+use super::error::{invalid, within, ModelError, Result};
 use super::file::{Header, Layout, Model};
 use super::manifest::{encode_architecture, slots, Manifest};
 use super::source::{Files, Part, Source};
 use super::tokenizer::Tokenizer;
 use crate::canon::commit::Digest;
+use crate::canon::packed::{is_exact, put_group, Group, Packing, GROUP};
 use crate::canon::rope::RopeTable;
 use crate::canon::tensor::{put_row, PANEL};
+use crate::canon::Tensor;
 
 /// Suffix of a model file.
 pub const EXTENSION: &str = "dnm";
@@ -61,8 +63,13 @@ pub fn import(path: &Path, models: &Path, progress: &(dyn Fn(Progress) + Sync)) 
         rope: hex::encode(rope),
         tokenizer: tokenizer.spec().clone(),
         tensors: vec![hex::encode([0; 32]); parts.len()],
+        packings: parts.par_iter().map(packing).collect::<Result<_>>()?,
     };
-    let layout = Layout::new(&slots(&arch), header.to_bytes().len() as u64);
+    if header.packings.iter().all(Option::is_none) {
+        header.packings.clear();
+    }
+    let layout = Layout::new(&slots(&arch), &header.packings, header.to_bytes().len() as u64)
+        .ok_or_else(|| invalid("packings", "some", "must fit the tensors"))?;
 
     fs::create_dir_all(models).map_err(ModelError::io(models))?;
     let _lock = lock(models)?;
@@ -81,8 +88,11 @@ pub fn import(path: &Path, models: &Path, progress: &(dyn Fn(Progress) + Sync)) 
     let tensors = parts
         .par_iter()
         .zip(&layout.ranges)
-        .map(|(part, range)| {
-            write_tensor(part, range.start, |bytes, at| out.write_all_at(bytes, at).map_err(io()), &advance)
+        .enumerate()
+        .map(|(i, (part, range))| {
+            let packing = header.packings.get(i).copied().flatten();
+            let write = |bytes: &[u8], at| out.write_all_at(bytes, at).map_err(io());
+            write_tensor(part, packing, range.start, write, &advance)
         })
         .collect::<Result<Vec<Digest>>>()?;
 
@@ -116,9 +126,29 @@ fn lock(models: &Path) -> Result<File> {
     Ok(lock)
 }
 
+/// How a tensor stays quantised: as its file has it, where there are kernels for that and they make the canonical halves
+/// of every group.
+fn packing(part: &Part<'_>) -> Result<Option<Packing>> {
+    let Some(packing) = part.data.encoding.packing() else { return Ok(None) };
+    let (rows, cols) = (part.slot.rows, part.slot.cols);
+    if part.slot.is_vector() || packing.padded_len(rows, cols).is_none() {
+        return Ok(None);
+    }
+    let mut row = vec![f16::ZERO; cols];
+    for r in 0..rows {
+        decode_row(part, r, &mut row)?;
+        let mut groups = row.chunks(GROUP).enumerate();
+        if !groups.all(|(group, values)| is_exact(&group_of(part, r, group), values)) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(packing))
+}
+
 /// Writes one tensor in the canonical form, from byte `at` of the file on; its digest.
 fn write_tensor(
     part: &Part<'_>,
+    packing: Option<Packing>,
     mut at: u64,
     write: impl Fn(&[u8], u64) -> Result<()>,
     advance: &(dyn Fn(u64) + Sync),
@@ -135,16 +165,27 @@ fn write_tensor(
         advance(bytes.len() as u64);
         return Ok(*hasher.finalize().as_bytes());
     }
-    let mut panel = vec![f16::ZERO; PANEL * cols];
+    let panel_len = Tensor { rows: PANEL, cols, packing, panels: &[] }.panel_len();
+    let mut panel = vec![f16::ZERO; panel_len];
     for first in (0..rows).step_by(PANEL) {
         let count = PANEL.min(rows - first);
-        if count < PANEL {
+        if count < PANEL || packing.is_some() {
             panel.fill(f16::ZERO);
         }
         for n in 0..count {
-            decode_row(part, part.source_row(first + n), &mut row)?;
+            let source = part.source_row(first + n);
+            decode_row(part, source, &mut row)?;
             hasher.update(bytemuck::cast_slice(&row));
-            put_row(&mut panel, cols, n, &row);
+            let Some(packing) = packing else {
+                put_row(&mut panel, cols, n, &row);
+                continue;
+            };
+            let bytes = bytemuck::cast_slice_mut(&mut panel);
+            for (group, values) in row.chunks(GROUP).enumerate() {
+                let content = group_of(part, source, group);
+                // That it is exact was seen when the packing was chosen.
+                put_group(packing, bytes, cols, n, group, &content, values);
+            }
         }
         let bytes: &[u8] = bytemuck::cast_slice(&panel);
         write(bytes, at)?;
@@ -152,6 +193,13 @@ fn write_tensor(
         advance(2 * (count * cols) as u64);
     }
     Ok(*hasher.finalize().as_bytes())
+}
+
+/// Columns `32 * group` on of a row of the file.
+fn group_of(part: &Part<'_>, row: usize, group: usize) -> Group {
+    let Part { data, .. } = part;
+    let len = data.encoding.block_bytes();
+    data.encoding.group(&data.bytes[row * data.row_bytes() + group * len..][..len])
 }
 
 fn decode_row(part: &Part<'_>, row: usize, out: &mut [f16]) -> Result<()> {

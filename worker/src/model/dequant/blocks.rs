@@ -39,7 +39,7 @@ fn by_code<const CODES: usize>(
 }
 
 /// 4-bit code i of a block of 32: the low nibble of byte i, from 16 on the high one of byte i - 16.
-fn nibble_32(codes: &[u8], i: usize) -> usize {
+pub(super) fn nibble_32(codes: &[u8], i: usize) -> usize {
     usize::from(codes[i % 16] >> (i / 16 * 4) & 15)
 }
 

@@ -8,6 +8,8 @@ mod blocks;
 
 use half::f16;
 
+use crate::canon::packed::{Group, Packing};
+
 /// How a tensor is stored in its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
@@ -111,6 +113,31 @@ impl Encoding {
             Encoding::Q5K => 4 + 12 + 32 + 128,
             Encoding::Q6K => 128 + 64 + 16 + 2,
         }
+    }
+
+    /// How the kernels can keep it quantised, if they can.
+    pub fn packing(self) -> Option<Packing> {
+        match self {
+            Encoding::Q4_0 => Some(Packing::Q4_0),
+            Encoding::Q4_1 => Some(Packing::Q4_1),
+            Encoding::Q8_0 => Some(Packing::Q8_0),
+            _ => None,
+        }
+    }
+
+    /// What a block of an encoding that has a packing holds.
+    pub fn group(self, block: &[u8]) -> Group {
+        let half = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]);
+        let (m, codes) = match self {
+            Encoding::Q4_1 => (half(2), &block[4..]),
+            _ => (f16::ZERO, &block[2..]),
+        };
+        let code = |i: usize| match self {
+            Encoding::Q8_0 => codes[i] as i8,
+            Encoding::Q4_0 => blocks::nibble_32(codes, i) as i8 - 8,
+            _ => blocks::nibble_32(codes, i) as i8,
+        };
+        Group { d: half(0), m, q: std::array::from_fn(code) }
     }
 
     /// Canonical values of whole blocks: `bytes` holds `out.len() / block_len` blocks.
