@@ -146,7 +146,8 @@ fn fuzz(what: &str, input: impl Fn(&mut Random) -> Result<(), String> + Sync) {
     let inputs = number("DEEPNODE_FUZZ_INPUTS").unwrap_or(15_000);
     let run = |seed: u64| {
         let mut random = Random(seed);
-        (NOW.set(0), PEAK.set(0));
+        NOW.set(0);
+        PEAK.set(0);
         let start = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(|| input(&mut random)));
         let (peak, time) = (PEAK.get(), start.elapsed());

@@ -1,12 +1,14 @@
 //! Tokens a second of the engine on SmolLM2-135M, beside llama.cpp on the same f16 weights: prefill and decoding, for
-//! each number of threads and instruction set. Rounds alternate between all of them, so that a busy machine meets them
+//! each number of threads and instruction set; then decoding with quantised weights, and what an audit costs. Rounds alternate between all of them, so that a busy machine meets them
 //! alike; medians are printed, with the best in brackets.
 //!
 //!     engine-bench [--peer llama-bench] [--rounds N] [--isa portable|avx2|avx512]... [--threads N]... [--case NAME]...
 //!
 //! `make bench-engine` builds the peer.
 
+mod audit;
 mod llama;
+mod packed;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use deepnode_worker::canon::sample::argmax;
 use deepnode_worker::canon::{Device, Run, PAGE};
 use deepnode_worker::cpu::{Cpu, Isa, Resident};
 use deepnode_worker::model::{testing, Model};
+use half::f16;
 
 use llama::Llama;
 
@@ -27,44 +30,53 @@ struct Case {
     prefilled: usize,
     /// Tokens decoded one by one, each from the logits before it.
     decoded: usize,
+    /// Sequences that are decoded together.
+    sequences: usize,
 }
 
-const CASES: [Case; 5] = [
-    Case { name: "pp32", prefilled: 32, decoded: 0 },
-    Case { name: "pp128", prefilled: 128, decoded: 0 },
-    Case { name: "pp512", prefilled: 512, decoded: 0 },
-    Case { name: "tg64", prefilled: 1, decoded: 64 },
-    Case { name: "tg32@512", prefilled: 512, decoded: 32 },
+const CASES: [Case; 6] = [
+    Case { name: "pp32", prefilled: 32, decoded: 0, sequences: 1 },
+    Case { name: "pp128", prefilled: 128, decoded: 0, sequences: 1 },
+    Case { name: "pp512", prefilled: 512, decoded: 0, sequences: 1 },
+    Case { name: "tg64", prefilled: 1, decoded: 64, sequences: 1 },
+    Case { name: "tg32@512", prefilled: 512, decoded: 32, sequences: 1 },
+    Case { name: "tg32x8", prefilled: 16, decoded: 32, sequences: 8 },
 ];
 
-/// Pages of keys and values that the longest case needs.
+/// Pages of keys and values that a sequence of the longest case needs.
 const PAGES: usize = (512usize + 32).div_ceil(PAGE);
 
-/// Tokens a second of one case.
+/// Tokens a second of one case; of several sequences all together.
 fn measure(cpu: &dyn Device, case: Case) -> f64 {
-    let vocab = cpu.arch().vocab;
-    let tokens: Vec<u32> =
-        (0..case.prefilled as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocab).collect();
-    let pages: Vec<u32> = (0..PAGES as u32).collect();
-    let forward = |tokens: &[u32], first| {
-        cpu.forward(&[Run { tokens, first, pages: &pages }], None).expect("a processor does not fail").x_final
+    let (vocab, width) = (cpu.arch().vocab as usize, cpu.arch().width as usize);
+    let prompt = |i: usize| {
+        (0..case.prefilled as u32).map(move |j| (j + 7 * i as u32).wrapping_mul(2_654_435_761) % vocab as u32)
     };
-    let head =
-        |x: &[half::f16], logits: &mut [f32]| cpu.logits(x, logits).expect("a processor does not fail");
-    let width = cpu.arch().width as usize;
-    let mut logits = vec![0.0; vocab as usize];
+    let tables: Vec<Vec<u32>> = match case.sequences {
+        1 => vec![(0..PAGES as u32).collect()],
+        n => (0..n as u32).map(|page| vec![page]).collect(),
+    };
+    let step = |tokens: &[Vec<u32>], first: usize, logits: &mut [f32]| {
+        let runs: Vec<Run<'_>> =
+            tokens.iter().zip(&tables).map(|(tokens, pages)| Run { tokens, first, pages }).collect();
+        let x = cpu.forward(&runs, None).expect("a processor does not fail").x_final;
+        let len = tokens[0].len();
+        let last: Vec<f16> =
+            x.chunks_exact(width).skip(len - 1).step_by(len).flat_map(|row| row.iter().copied()).collect();
+        cpu.logits(&last, logits).expect("a processor does not fail");
+    };
+    let mut logits = vec![0.0; case.sequences * vocab];
     let start = Instant::now();
-    let mut x = forward(&tokens, 0);
-    head(&x[x.len() - width..], &mut logits);
+    step(&(0..case.sequences).map(|i| prompt(i).collect()).collect::<Vec<_>>(), 0, &mut logits);
     if case.decoded == 0 {
         return case.prefilled as f64 / start.elapsed().as_secs_f64();
     }
     let start = Instant::now();
-    for step in 0..case.decoded {
-        x = forward(&[argmax(&logits)], case.prefilled + step);
-        head(&x[x.len() - width..], &mut logits);
+    for i in 0..case.decoded {
+        let tokens: Vec<Vec<u32>> = logits.chunks_exact(vocab).map(|logits| vec![argmax(logits)]).collect();
+        step(&tokens, case.prefilled + i, &mut logits);
     }
-    case.decoded as f64 / start.elapsed().as_secs_f64()
+    (case.sequences * case.decoded) as f64 / start.elapsed().as_secs_f64()
 }
 
 /// Tokens a second of one engine, by round.
@@ -72,6 +84,10 @@ fn measure(cpu: &dyn Device, case: Case) -> f64 {
 struct Rates(Vec<f64>);
 
 impl Rates {
+    fn push(&mut self, rate: f64) {
+        self.0.push(rate);
+    }
+
     fn median(&mut self) -> f64 {
         self.0.sort_by(f64::total_cmp);
         self.0[self.0.len() / 2]
@@ -126,6 +142,7 @@ impl Settings {
 
 fn main() {
     let Settings { rounds, isas, threads, cases, peer } = Settings::from_args();
+    let everything = cases.len() == CASES.len();
     let mapped = Arc::new(testing::smollm2());
     let model = Arc::new(Resident::copy(&mapped, true).expect("memory for the weights"));
     let peer = peer.map(|program| Llama::new(program, &mapped).unwrap_or_else(|e| panic!("the peer: {e}")));
@@ -133,7 +150,7 @@ fn main() {
         .iter()
         .map(|n| {
             isas.iter()
-                .map(|isa| (*isa, Cpu::new(model.clone(), *isa, *n, PAGES).expect("threads")))
+                .map(|isa| (*isa, Cpu::new(model.clone(), *isa, *n, 2 * PAGES).expect("threads")))
                 .collect()
         })
         .collect();
@@ -156,10 +173,10 @@ fn main() {
             ours.resize_with(engines.len(), Rates::default);
             for _ in 0..rounds {
                 for (rates, (_, cpu)) in ours.iter_mut().zip(engines) {
-                    rates.0.push(measure(cpu, case));
+                    rates.push(measure(cpu, case));
                 }
                 if let Some(peer) = &peer {
-                    theirs.0.push(peer.measure(case, *threads).unwrap_or_else(|e| panic!("the peer: {e}")));
+                    theirs.push(peer.measure(case, *threads).unwrap_or_else(|e| panic!("the peer: {e}")));
                 }
             }
             print!("| {:10} | {threads:>7} |", case.name);
@@ -174,4 +191,13 @@ fn main() {
             println!();
         }
     }
+    if !everything {
+        return;
+    }
+    drop(engines);
+    if let Some(peer) = &peer {
+        packed::run(peer, &threads, &isas, rounds).unwrap_or_else(|e| panic!("quantised weights: {e}"));
+    }
+    let most = threads.iter().copied().max().unwrap_or(1);
+    audit::run(&mapped, isas[0], most, rounds).unwrap_or_else(|e| panic!("audits: {e}"));
 }
