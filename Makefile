@@ -54,6 +54,19 @@ accept-snapshots: ## Accept changed snapshots: a changed one breaks the chain, s
 test-store-long: ## Kill -9 and power cuts against the database, some minutes
 	STORE_CRASH_ROUNDS=200 STORE_CRASH_POINTS=500 STORE_CRASH_SEED=$$$$ $(CARGO) test -p deepnode-store --test crash --locked
 
+##### CUDA
+
+.PHONY: gpu-test kernels kernels-check
+gpu-test: ## target/gpu-test: a folder for a machine with a GPU, which compares whole generations with this CPU's
+	$(CARGO) build --locked --workspace --example gpu-test
+	@tools/gpu-test.sh
+
+kernels: ## Compile the CUDA kernels anew, after a change of theirs (installs the compiler into .tools/cuda once)
+	$(CARGO) xtask kernels
+
+kernels-check: ## Compile them, and fail where what is committed differs
+	$(CARGO) xtask kernels --check
+
 ##### Benches (not --locked: their lock follows what the node's crates depend on)
 
 .PHONY: bench bench-abci bench-engine bench-store

@@ -5,7 +5,7 @@ use std::collections::hash_map::{Entry, HashMap};
 use half::f16;
 use parking_lot::Mutex;
 
-use super::args::{Address, Cache, Choice, Matrix, Row};
+use super::args::{Address, Cache, Choice, Matrix, Row, WIDTHS};
 use super::gpu::{Gpu, GpuError, Launch};
 use super::pack::{pack, packed_len, padded, paired, SIDE};
 use super::plan::{self, Buffers, LayerPlaces, Places, Plan, Width, MAX_TOP_K};
@@ -22,7 +22,7 @@ const PIECE: usize = 8 << 20;
 /// What a device's memory is used for, besides the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// Most rows of a step, at least 1; runs with more take several steps.
+    /// Most rows of a step, at least 1, less where memory is short; runs with more take several steps.
     pub rows: usize,
     /// Pages of 128 positions; `None`: as many as there is memory for, less a tenth.
     pub pages: Option<usize>,
@@ -68,7 +68,10 @@ impl<G: Gpu> Cuda<G> {
             return Err(DeviceError("norms of heads and windows have no kernels yet".into()));
         }
         let mut places = upload(&mut gpu, model)?;
-        let buffers = Buffers::new(&arch, room.rows, HEAD_ROWS, |bytes| gpu.alloc(bytes))?;
+        // Scores of a long context take much memory a row: an eighth of what is free, and a batch's rows in any case.
+        let fit = gpu.free_bytes()? / 8 / Buffers::bytes_a_row(&arch);
+        let rows = room.rows.min(fit.max(WIDTHS[WIDTHS.len() - 1]));
+        let buffers = Buffers::new(&arch, rows, HEAD_ROWS, |bytes| gpu.alloc(bytes))?;
         let [key, value] = page_bytes(&arch);
         let page = (key + value) * arch.layers as usize;
         let pages = match room.pages {
@@ -84,7 +87,7 @@ impl<G: Gpu> Cuda<G> {
         }
         let plan = Plan { arch: arch.clone(), places, buffers };
         let state = State { gpu, plan, steps: HashMap::new(), failed: None };
-        Ok(Self { arch, rows: room.rows, pages, state: Mutex::new(state) })
+        Ok(Self { arch, rows, pages, state: Mutex::new(state) })
     }
 
     /// Chooses the next token of each row of `x_final` (`[rows][width]`), by its parameters and step: what

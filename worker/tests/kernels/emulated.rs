@@ -114,7 +114,7 @@ impl Gpu for Emulated {
     }
 
     fn free_bytes(&self) -> Result<usize, GpuError> {
-        Ok(16 << 20)
+        Ok(1 << 30)
     }
 
     fn write(&mut self, to: Address, bytes: &[u8]) -> Result<(), GpuError> {

@@ -99,35 +99,37 @@ pub fn add_sass(kernels: &mut Kernels, listing: &str) -> Result<()> {
 /// Fails where PTX, as `cuobjdump -ptx` lists it, computes with floats other than by IEEE's operations in f32, rounded to
 /// nearest, subnormals kept; a mul or add that does not say `.rn` could still be fused.
 pub fn check_ptx(listing: &str) -> Result<()> {
-    let instructions = listing.lines().filter_map(|line| line.trim().split([' ', '\t']).next());
+    // What an instruction of floats may begin with.
+    const EXACT: [&str; 18] = [
+        "add.rn",
+        "sub.rn",
+        "mul.rn",
+        "fma.rn",
+        "div.rn",
+        "sqrt.rn",
+        "neg",
+        "max",
+        "setp.",
+        "selp",
+        "ld.",
+        "st.",
+        "mov",
+        "cvt.f32.f16",
+        "cvt.rn.f16.f32",
+        "cvt.rn.f32",
+        "cvt.rzi.s32.f32",
+        "cvt.rni.f32.f32",
+    ];
+    // A predicate may stand before the name.
+    let name = |line: &str| line.split_whitespace().find(|word| !word.starts_with('@')).map(str::to_string);
+    let float = |name: &String| [".f16", ".f32", ".f64"].iter().any(|kind| name.contains(kind));
     let mut found = 0;
     for name in
-        instructions.filter(|name| name.ends_with(".f32") || name.contains(".f16") || name.contains(".f64"))
+        listing.lines().filter(|line| !line.trim_start().starts_with('.')).filter_map(name).filter(float)
     {
-        let exact = [
-            "add.rn",
-            "sub.rn",
-            "mul.rn",
-            "fma.rn",
-            "div.rn",
-            "sqrt.rn",
-            "neg",
-            "max",
-            "setp.",
-            "selp",
-            "ld.",
-            "st.",
-            "mov",
-            "cvt.f32.f16",
-            "cvt.rn.f16.f32",
-            "cvt.rn.f32",
-            "cvt.rzi.s32.f32",
-            "cvt.rni.f32.f32",
-        ];
-        if name.contains(".ftz")
-            || name.contains(".approx")
-            || !exact.iter().any(|start| name.starts_with(start))
-        {
+        let other_type = name.contains(".f64") || (name.contains(".f16") && !name.starts_with("cvt."));
+        let inexact = name.contains(".ftz") || name.contains(".approx");
+        if other_type || inexact || !EXACT.iter().any(|start| name.starts_with(start)) {
             bail!("{name} in the PTX");
         }
         found += 1;
