@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, Context, Result};
 use deepnode_worker::canon::commit::{token_digest, trace_leaf, trace_root};
 use deepnode_worker::canon::random::RandomDecoder;
-use deepnode_worker::canon::{Architecture, Decoder, Device, DeviceError, Run, SamplingParams, PAGE};
+use deepnode_worker::canon::{
+    Architecture, Decoder, Device, DeviceError, RopeScaling, Run, SamplingParams, PAGE,
+};
 use deepnode_worker::cpu::{Cpu, Isa};
 use deepnode_worker::cuda::{cards, Card, Cuda, Driver, Room};
 use half::f16;
@@ -44,6 +46,9 @@ fn tails() -> Architecture {
         eos: vec![0],
         tied: false,
         qkv_bias: true,
+        qk_norm: false,
+        window: None,
+        rope_scaling: RopeScaling::None,
     }
 }
 
