@@ -136,7 +136,8 @@ struct AttendArgs {
   // Most blocks of positions that a sequence may have.
   u32 blocks;
   float scale;
-  u32 unused;
+  // Positions that a query sees, its own among them.
+  u32 window;
 };
 
 // How one row's token is chosen. Temperature 0 with top_k 1 is the greatest logit.

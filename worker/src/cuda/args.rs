@@ -92,7 +92,7 @@ args! {
         heads: u32,
         blocks: u32,
         scale: f32,
-        unused: u32,
+        window: u32,
     }
 
     /// How a row's token is chosen; temperature 0 goes with `top_k` 1.

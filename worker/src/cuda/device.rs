@@ -64,8 +64,8 @@ impl<G: Gpu> Cuda<G> {
         if arch.head_dim as usize > 512 || arch.vocab > 1 << 20 || room.rows == 0 {
             return Err(DeviceError("head_dim above 512, vocab above 2^20 or no rows".into()));
         }
-        if arch.qk_norm || arch.window.is_some() {
-            return Err(DeviceError("norms of heads and windows have no kernels yet".into()));
+        if arch.qk_norm {
+            return Err(DeviceError("norms of heads have no kernels yet".into()));
         }
         let mut places = upload(&mut gpu, model)?;
         // Scores of a long context take much memory a row: an eighth of what is free, and a batch's rows in any case.

@@ -265,7 +265,7 @@ impl Plan {
             heads: self.arch.heads,
             blocks: self::blocks(&self.arch) as u32,
             scale: ops::score_scale(self.arch.head_dim),
-            unused: 0,
+            window: self.arch.window.unwrap_or(u32::MAX),
         };
         let across = key_heads * (heads / key_heads).div_ceil(HEADS);
         let (split, rows) = (split(blocks), width.rows());

@@ -172,6 +172,15 @@ fn batches() {
     }
 }
 
+/// Windows that end in a block, at its end, and across two; and one wider than what there is.
+#[test]
+fn windows() {
+    for window in [1, 5, 128, 140, 1000] {
+        let arch = Architecture { layers: 1, window: Some(window), ..small() };
+        agree(arch, &[253, 130, 3], 2, 512);
+    }
+}
+
 #[test]
 fn heads_wider_than_a_block() {
     agree(wide_heads(), &[130, 3], 1, 512);
