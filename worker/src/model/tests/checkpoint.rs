@@ -121,7 +121,7 @@ fn wrong_container() {
     let twice = value.to_string().replacen('{', &format!("{{{:?}:{},", NORM, value[NORM]), 1);
     refused(weights(joined(&twice, data)), "key \"model.norm.weight\" occurs twice");
 
-    header(|h| h[NORM]["data_offsets"] = h[Q]["data_offsets"].clone(), "invalid shape, data type, or offset");
+    header(|h| h[NORM]["data_offsets"] = h[Q]["data_offsets"].clone(), "must be a whole safetensors file");
     header(|h| h[NORM]["data_offsets"] = json!([0, u64::MAX]), "model.safetensors");
     header(|h| h[NORM]["shape"] = json!([33]), "model.safetensors");
     header(|h| h[NORM]["shape"] = json!([u64::MAX, u64::MAX]), "model.safetensors");
