@@ -17,62 +17,126 @@ impl PanelTile {
     pub const ZERO: Self = Self([f16::ZERO; BLOCK * PANEL]);
 }
 
-/// Calls `f` with the column, the vector's number and the weights for the 32 columns of a block, ascending, and the N
-/// vectors of rows from `lane` on.
-///
-/// # Safety
-/// `block` is one of `packing`, of which rows `lane` to `lane + N * LANES - 1` exist.
+/// Takes the weights of a block. Not a closure: those are compiled without the instruction set, and so large a one is not
+/// inlined to where it is.
+trait Sink<S> {
+    /// # Safety
+    /// The wrapper has the instruction set of S, and what the implementation points to has column `k` and vector `j`.
+    unsafe fn take(&mut self, k: usize, j: usize, w: S);
+}
+
+/// Sums of products with the columns of `x`.
+struct Sums<'a, S, const N: usize> {
+    x: &'a [f32],
+    acc: [S; N],
+}
+
+impl<S: Simd, const N: usize> Sink<S> for Sums<'_, S, N> {
+    #[inline(always)]
+    unsafe fn take(&mut self, k: usize, j: usize, w: S) {
+        // SAFETY: the caller's contract.
+        unsafe { self.acc[j] = S::fma_exact(S::splat(*self.x.get_unchecked(k)), w, self.acc[j]) };
+    }
+}
+
+/// Halves in a tile, from the first column and row on.
+struct Columns(*mut f16);
+
+impl<S: Simd> Sink<S> for Columns {
+    #[inline(always)]
+    unsafe fn take(&mut self, k: usize, j: usize, w: S) {
+        // SAFETY: the caller's contract.
+        unsafe { w.store_half(self.0.add(k * PANEL + j * S::LANES)) };
+    }
+}
+
+/// Scales and minima of N vectors of rows, times what `weight` wants them.
+#[derive(Clone, Copy)]
+struct Scales<S, const N: usize> {
+    d: [S; N],
+    d_down: [S; N],
+    m: [S; N],
+    m_down: [S; N],
+}
+
+/// With few registers it is better to round x than to keep multiples of d and m.
 #[inline(always)]
-unsafe fn expand<S: Simd, const N: usize>(
-    packing: Packing,
-    block: *const u8,
-    lane: usize,
-    mut f: impl FnMut(usize, usize, S),
-) {
-    // SAFETY: the caller's contract covers every address; its wrapper has the instruction set of S.
-    unsafe {
-        let minima = packing == Packing::Q4_1;
-        // With few registers it is better to round x than to keep multiples of d and m.
-        let lean = minima && S::LANES < 16;
-        let (up, down) = (S::splat(8193.0), S::splat(-8192.0));
-        let (mut d, mut d_down, mut m, mut m_down) = ([up; N], [up; N], [up; N], [up; N]);
-        for j in 0..N {
-            let scale = block.cast::<f16>().add(lane + j * S::LANES);
-            d[j] = S::load_half(scale);
-            if minima {
-                m[j] = S::load_half(scale.add(HALF_PANEL));
+const fn is_lean<S: Simd>(packing: Packing) -> bool {
+    matches!(packing, Packing::Q4_1) && S::LANES < 16
+}
+
+impl<S: Simd, const N: usize> Scales<S, N> {
+    /// # Safety
+    /// `block` is one of `packing`; the wrapper has the instruction set of S.
+    #[inline(always)]
+    unsafe fn load(packing: Packing, block: *const u8) -> Self {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let (up, down) = (S::splat(8193.0), S::splat(-8192.0));
+            let mut all = Self { d: [up; N], d_down: [up; N], m: [up; N], m_down: [up; N] };
+            for j in 0..N {
+                let scale = block.cast::<f16>().add(j * S::LANES);
+                let d = S::load_half(scale);
+                let lean = is_lean::<S>(packing);
+                (all.d[j], all.d_down[j]) = if lean { (d, d) } else { (d.mul(up), d.mul(down)) };
+                if packing == Packing::Q4_1 {
+                    let m = S::load_half(scale.add(HALF_PANEL));
+                    (all.m[j], all.m_down[j]) = if lean { (m, m) } else { (m.mul(up), m.mul(down)) };
+                }
             }
-            if !lean {
-                (d[j], d_down[j]) = (d[j].mul(up), d[j].mul(down));
-                (m[j], m_down[j]) = (m[j].mul(up), m[j].mul(down));
+            all
+        }
+    }
+
+    /// The halves of vector `j` for codes `q`.
+    ///
+    /// # Safety
+    /// The wrapper has the instruction set of S.
+    #[inline(always)]
+    unsafe fn weight(&self, packing: Packing, j: usize, q: S) -> S {
+        // SAFETY: the caller's contract.
+        unsafe {
+            if is_lean::<S>(packing) {
+                let x = S::fma(self.d[j], q, self.m[j]);
+                S::fma(x, S::splat(-8192.0), x.mul(S::splat(8193.0)))
+            } else if packing == Packing::Q4_1 {
+                S::fma(self.d[j], q, self.m[j]).add(S::fma(self.d_down[j], q, self.m_down[j]))
+            } else {
+                S::fma(self.d_down[j], q, self.d[j].mul(q))
             }
         }
-        let weight = |j: usize, q: S| {
-            if lean {
-                let x = S::fma(d[j], q, m[j]);
-                S::fma(x, down, x.mul(up))
-            } else if minima {
-                S::fma(d[j], q, m[j]).add(S::fma(d_down[j], q, m_down[j]))
-            } else {
-                S::fma(d_down[j], q, d[j].mul(q))
-            }
-        };
+    }
+}
+
+/// Gives `sink` the weights of the 32 columns of a block, ascending, for all 32 rows in N vectors.
+///
+/// # Safety
+/// `block` is one of `packing`, and the sink takes 32 columns of N vectors; the wrapper has the instruction set of S.
+#[inline(always)]
+unsafe fn expand<S: Simd, const N: usize>(packing: Packing, block: *const u8, sink: &mut impl Sink<S>) {
+    // SAFETY: the caller's contract covers every address.
+    unsafe {
+        let scales = Scales::<S, N>::load(packing, block);
         let codes = block.add(packing.codes());
         if packing == Packing::Q8_0 {
             for k in 0..GROUP {
                 for j in 0..N {
-                    f(k, j, weight(j, S::load_bytes(codes.add(k * HALF_PANEL + lane + j * S::LANES))));
+                    let q = S::load_bytes(codes.add(k * HALF_PANEL + j * S::LANES));
+                    sink.take(k, j, scales.weight(packing, j, q));
                 }
             }
-        } else {
-            for eight in 0..GROUP / 8 {
-                let dwords: [S::Dwords; N] = std::array::from_fn(|j| {
-                    S::load_dwords(codes.add((eight * HALF_PANEL + lane + j * S::LANES) * 4))
-                });
-                for i in 0..8 {
-                    for (j, dwords) in dwords.iter().enumerate() {
-                        f(eight * 8 + i, j, weight(j, S::nibble(*dwords, i, packing == Packing::Q4_0)));
-                    }
+            return;
+        }
+        for eight in 0..GROUP / 8 {
+            let first = S::load_dwords(codes.add(eight * HALF_PANEL * 4));
+            let mut dwords = [first; N];
+            for (j, dwords) in dwords.iter_mut().enumerate().skip(1) {
+                *dwords = S::load_dwords(codes.add((eight * HALF_PANEL + j * S::LANES) * 4));
+            }
+            for i in 0..8 {
+                for (j, dwords) in dwords.iter().enumerate() {
+                    let q = S::nibble(*dwords, i, packing == Packing::Q4_0);
+                    sink.take(eight * 8 + i, j, scales.weight(packing, j, q));
                 }
             }
         }
@@ -107,9 +171,9 @@ unsafe fn gemv_of<S: Simd, const N: usize>(packing: Packing, w: &Tensor<'_>, x: 
             unsafe {
                 let mut acc = [S::splat(0.0); N];
                 for x in x.chunks_exact(GROUP) {
-                    expand::<S, N>(packing, block, 0, |k, j, w| {
-                        acc[j] = S::fma_exact(S::splat(*x.get_unchecked(k)), w, acc[j]);
-                    });
+                    let mut sums = Sums { x, acc };
+                    expand::<S, N>(packing, block, &mut sums);
+                    acc = sums.acc;
                     block = block.add(2 * packing.block_len());
                 }
                 for (j, acc) in acc.into_iter().enumerate() {
@@ -162,9 +226,7 @@ unsafe fn expand_tile_of<S: Simd, const N: usize>(
             unsafe {
                 let block = panel.as_ptr().add((k0 / GROUP + group) * packing.block_len());
                 let to = tile.0.as_mut_ptr().add(group * GROUP * PANEL + half * HALF_PANEL);
-                expand::<S, N>(packing, block.cast(), 0, |k, j, w| {
-                    w.store_half(to.add(k * PANEL + j * S::LANES));
-                });
+                expand::<S, N>(packing, block.cast(), &mut Columns(to));
             }
         }
     }

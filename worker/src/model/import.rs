@@ -126,8 +126,8 @@ fn lock(models: &Path) -> Result<File> {
     Ok(lock)
 }
 
-/// Whether weights stay quantised in model files. Not yet: the kernels make the right bits of them, but far slower than
-/// they read halves (docs/performance.md).
+/// Whether weights stay quantised in model files. Not yet: the kernels make the right bits of them, but with one thread, and
+/// Q4_1 with AVX2, slower than they read halves (docs/performance.md).
 const KEEP_QUANTISED: bool = false;
 
 /// How a tensor stays quantised: as its file has it, where there are kernels for that and they make the canonical halves
