@@ -7,7 +7,7 @@ use half::f16;
 use super::ending::{Ending, Finish};
 use super::error::EngineError;
 use super::session::Request;
-use super::{Engine, CHUNK};
+use super::{Engine, Own, CHUNK};
 use crate::canon::commit::{beacon_layer, trace_leaf, trace_root, Digest, LayerDigest};
 use crate::canon::{Point, Run, Tap};
 
@@ -170,7 +170,7 @@ struct Forced<'a> {
     claim: Claim<'a>,
     ending: Ending<'a>,
     cancel: &'a AtomicBool,
-    pages: Vec<u32>,
+    pages: Own<'a>,
     /// Prompt, and those claimed tokens that exist and that the request had room for.
     tokens: Vec<u32>,
     /// Positions computed so far, and to be computed.
@@ -300,11 +300,5 @@ impl<'a> Forced<'a> {
         }
         let at = (step - self.logits_from) * vocab;
         Ok(&self.logits[at..at + vocab])
-    }
-}
-
-impl Drop for Forced<'_> {
-    fn drop(&mut self) {
-        self.engine.pages.lock().give(self.pages.drain(..));
     }
 }

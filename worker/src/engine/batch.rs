@@ -198,15 +198,14 @@ impl<'e> Batch<'e> {
             entry.computed = found.len() * PAGE;
             entry.table = found;
             entry.held = held;
-            if let Some((from, len)) = tail {
-                if let Some(page) = pages.take() {
-                    entry.table.push(page);
-                    self.engine.device.copy_page(from, page)?;
-                    entry.computed += len;
-                }
-            }
-            drop(pages);
+            let copy = tail.and_then(|(from, len)| Some((from, pages.take()?, len)));
+            entry.table.extend(copy.map(|(_, to, _)| to));
+            // From here on it gives its pages back, whatever happens.
             self.running.extend(self.waiting.pop_front());
+            if let (Some((from, to, len)), Some(entry)) = (copy, self.running.last_mut()) {
+                self.engine.device.copy_page(from, to)?;
+                entry.computed += len;
+            }
         }
         Ok(())
     }
@@ -346,6 +345,68 @@ impl Logprobs {
         Self {
             token: of(logits[token as usize]),
             top: best.into_iter().map(|(id, logit)| (id, of(logit))).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::canon::random::RandomDecoder;
+    use crate::canon::reference::Reference;
+    use crate::canon::{Architecture, Device, DeviceError, Forward, Tap};
+    use crate::model::synthetic::small;
+
+    /// A device that copies no page.
+    struct NoCopies(Reference<RandomDecoder>);
+
+    impl Device for NoCopies {
+        fn arch(&self) -> &Architecture {
+            self.0.arch()
+        }
+
+        fn pages(&self) -> usize {
+            4
+        }
+
+        fn forward(&self, runs: &[Run<'_>], tap: Option<&mut Tap<'_>>) -> Result<Forward, DeviceError> {
+            self.0.forward(runs, tap)
+        }
+
+        fn logits(&self, x_final: &[f16], logits: &mut [f32]) -> Result<(), DeviceError> {
+            self.0.logits(x_final, logits)
+        }
+
+        fn copy_page(&self, _: u32, _: u32) -> Result<(), DeviceError> {
+            Err(DeviceError("no copies".into()))
+        }
+    }
+
+    /// A job that a failing device takes from keeps no page, and no job loses its place.
+    #[test]
+    fn a_copy_that_fails_leaves_no_page_behind() {
+        let engine = Engine::on(Box::new(NoCopies(Reference::new(Arc::new(RandomDecoder::new(small(), 1))))));
+        let pieces = vec![String::new(); 288];
+        let job = Job {
+            prompt: (0..40).collect(),
+            params: SamplingParams::GREEDY,
+            max_output: 2,
+            stop: Vec::new(),
+            logprobs: None,
+        };
+        let mut batch = Batch::new(&engine, &pieces, Limits::default());
+        batch.push(0, job.clone()).unwrap();
+        while !batch.is_empty() {
+            batch.step(&mut |_, _| ()).unwrap();
+        }
+        // What the first left is found, and is to be copied.
+        batch.push(1, job).unwrap();
+        for _ in 0..2 {
+            assert!(matches!(batch.step(&mut |_, _| ()), Err(EngineError::Device(_))));
+            assert_eq!((batch.running(), batch.waiting()), (0, 1));
+            assert_eq!(engine.pages.lock().available(), 4);
         }
     }
 }

@@ -131,11 +131,12 @@ impl Engine {
     }
 
     /// Pages for so many positions.
-    fn take_pages(&self, positions: usize) -> Result<Vec<u32>, EngineError> {
+    fn take_pages(&self, positions: usize) -> Result<Own<'_>, EngineError> {
         let wanted = positions.div_ceil(PAGE);
         let mut pages = self.pages.lock();
         let total = pages.total();
-        pages.take_all(wanted).ok_or(EngineError::NoPages { wanted, total })
+        let pages = pages.take_all(wanted).ok_or(EngineError::NoPages { wanted, total })?;
+        Ok(Own { engine: self, pages })
     }
 
     /// Checks everything about a request but its stop strings.
@@ -168,6 +169,26 @@ impl Engine {
             }
             None => Ok(()),
         }
+    }
+}
+
+/// Pages that one sequence has for itself, as long as this lives.
+struct Own<'e> {
+    engine: &'e Engine,
+    pages: Vec<u32>,
+}
+
+impl std::ops::Deref for Own<'_> {
+    type Target = [u32];
+
+    fn deref(&self) -> &[u32] {
+        &self.pages
+    }
+}
+
+impl Drop for Own<'_> {
+    fn drop(&mut self) {
+        self.engine.pages.lock().give(self.pages.drain(..));
     }
 }
 

@@ -7,7 +7,7 @@ use half::f16;
 use super::ending::{Ending, Finish, Stop};
 use super::error::EngineError;
 use super::output::Output;
-use super::{Engine, CHUNK};
+use super::{Engine, Own, CHUNK};
 use crate::canon::{Digest, Run, SamplingParams};
 
 /// What to generate.
@@ -35,7 +35,7 @@ pub struct Generation {
 /// Keys and values of one sequence, and the logits of its last position.
 pub struct Session<'e> {
     engine: &'e Engine,
-    pages: Vec<u32>,
+    pages: Own<'e>,
     capacity: usize,
     tokens: Vec<u32>,
     /// The first position with a store that was not finite.
@@ -164,12 +164,6 @@ impl<'e> Session<'e> {
             self.step(token)?;
         };
         Ok(output.finish(finish))
-    }
-}
-
-impl Drop for Session<'_> {
-    fn drop(&mut self) {
-        self.engine.pages.lock().give(self.pages.drain(..));
     }
 }
 
