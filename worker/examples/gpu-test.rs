@@ -13,11 +13,10 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, Context, Result};
 use deepnode_worker::canon::commit::{token_digest, trace_leaf, trace_root};
 use deepnode_worker::canon::random::RandomDecoder;
-use deepnode_worker::canon::{
-    Architecture, Decoder, Device, DeviceError, RopeScaling, Run, SamplingParams, PAGE,
-};
+use deepnode_worker::canon::{Architecture, Decoder, Device, DeviceError, Run, SamplingParams, PAGE};
 use deepnode_worker::cpu::{Cpu, Isa};
 use deepnode_worker::cuda::{cards, Card, Cuda, Driver, Room};
+use deepnode_worker::model::synthetic::small;
 use half::f16;
 
 /// Sequences that are generated together.
@@ -41,14 +40,10 @@ fn tails() -> Architecture {
         ffn: 331,
         vocab: 3001,
         context: 512,
-        eps: 1e-5,
-        rope_base: 10_000.0,
         eos: vec![0],
         tied: false,
         qkv_bias: true,
-        qk_norm: false,
-        window: None,
-        rope_scaling: RopeScaling::None,
+        ..small()
     }
 }
 

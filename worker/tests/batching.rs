@@ -5,8 +5,9 @@ use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 
 use deepnode_worker::canon::random::RandomDecoder;
-use deepnode_worker::canon::{Architecture, RopeScaling, SamplingParams};
+use deepnode_worker::canon::{Architecture, SamplingParams};
 use deepnode_worker::engine::*;
+use deepnode_worker::model::synthetic::small;
 use proptest::prelude::*;
 
 fn arch() -> Architecture {
@@ -19,14 +20,10 @@ fn arch() -> Architecture {
         ffn: 96,
         vocab: 200,
         context: 640,
-        eps: 1e-5,
-        rope_base: 10_000.0,
         eos: vec![199],
         tied: true,
         qkv_bias: false,
-        qk_norm: false,
-        window: None,
-        rope_scaling: RopeScaling::None,
+        ..small()
     }
 }
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use deepnode_worker::canon::packed::Packing;
 use deepnode_worker::canon::random::RandomDecoder;
 use deepnode_worker::canon::reference::Reference;
-use deepnode_worker::canon::{Architecture, Decoder, Device, Forward, Point, RopeScaling, Run, Tap, PAGE};
+use deepnode_worker::canon::{Architecture, Decoder, Device, Forward, Point, Run, Tap, PAGE};
 use deepnode_worker::cpu::{Cpu, Isa, Resident};
+use deepnode_worker::model::synthetic::small;
 use proptest::prelude::*;
 
 /// Sizes with tails everywhere: rows, columns, halves of a head, more queries a key head than a tile has.
@@ -21,14 +22,10 @@ fn odd() -> Architecture {
         ffn: 330,
         vocab: 131,
         context: 320,
-        eps: 1e-5,
-        rope_base: 10_000.0,
         eos: vec![0],
         tied: false,
         qkv_bias: true,
-        qk_norm: false,
-        window: None,
-        rope_scaling: RopeScaling::None,
+        ..small()
     }
 }
 

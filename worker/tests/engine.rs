@@ -6,9 +6,10 @@ use std::sync::Arc;
 use deepnode_worker::canon::commit::{beacon_layer, trace_root, LayerDigest};
 use deepnode_worker::canon::random::RandomDecoder;
 use deepnode_worker::canon::reference::Reference;
-use deepnode_worker::canon::{Architecture, Device, Point, RopeScaling, Run, SamplingParams, Tap};
+use deepnode_worker::canon::{Architecture, Device, Point, Run, SamplingParams, Tap};
 use deepnode_worker::cpu::Isa;
 use deepnode_worker::engine::*;
+use deepnode_worker::model::synthetic::small;
 
 const BEACON: [u8; 32] = [9; 32];
 const RECEIPT: [u8; 32] = [7; 32];
@@ -25,14 +26,10 @@ fn arch() -> Architecture {
         ffn: 160,
         vocab: 300,
         context: 700,
-        eps: 1e-5,
-        rope_base: 10_000.0,
         eos: vec![299],
         tied: true,
         qkv_bias: false,
-        qk_norm: false,
-        window: None,
-        rope_scaling: RopeScaling::None,
+        ..small()
     }
 }
 

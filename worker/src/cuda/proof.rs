@@ -8,7 +8,8 @@ use super::gpu::Gpu;
 use crate::canon::device::{Device, DeviceError, Run, PAGE};
 use crate::canon::random::RandomDecoder;
 use crate::canon::reference::Reference;
-use crate::canon::{Architecture, RopeScaling, SamplingParams};
+use crate::canon::{Architecture, SamplingParams};
+use crate::model::synthetic::small;
 
 /// Small, with tails everywhere.
 fn architecture() -> Architecture {
@@ -21,14 +22,10 @@ fn architecture() -> Architecture {
         ffn: 300,
         vocab: 1500,
         context: 2 * PAGE as u32,
-        eps: 1e-5,
-        rope_base: 10_000.0,
         eos: vec![0],
         tied: false,
         qkv_bias: true,
-        qk_norm: false,
-        window: None,
-        rope_scaling: RopeScaling::None,
+        ..small()
     }
 }
 

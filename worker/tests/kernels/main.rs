@@ -10,7 +10,7 @@ use deepnode_emulator::Schedule;
 use deepnode_worker::canon::device::{Device, Forward, Point, Run, Tap, PAGE};
 use deepnode_worker::canon::random::RandomDecoder;
 use deepnode_worker::canon::reference::Reference;
-use deepnode_worker::canon::{Architecture, RopeScaling, SamplingParams};
+use deepnode_worker::canon::{Architecture, SamplingParams};
 use deepnode_worker::cuda::{cards, prove, Cuda, Driver, Gpu, Room};
 use deepnode_worker::model::synthetic::small;
 use emulated::{Emulated, Mutants};
@@ -29,14 +29,10 @@ fn odd() -> Architecture {
         ffn: 331,
         vocab: 1131,
         context: 320,
-        eps: 1e-5,
-        rope_base: 10_000.0,
         eos: vec![0],
         tied: false,
         qkv_bias: true,
-        qk_norm: false,
-        window: None,
-        rope_scaling: RopeScaling::None,
+        ..small()
     }
 }
 
