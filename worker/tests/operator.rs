@@ -210,3 +210,57 @@ fn watching_needs_a_terminal() {
     succeeds(folder.path(), &["init", "--chain-id", "dn-1", "--keyring-backend", "test"]);
     assert!(fails(folder.path(), &["status", "--watch"]).contains("needs a terminal"));
 }
+
+#[test]
+fn two_machines_find_where_they_part() {
+    let folder = tempfile::tempdir().unwrap();
+    let (home, model) = (folder.path().join("home"), gguf(folder.path()));
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let record = |name: &str, args: &[&str]| {
+        let fixed = ["trace", "record", "--model", &model, "--prompt", "the theme", "--max-tokens", "3"];
+        succeeds(&home, &[&fixed[..], args, &[&file(name)]].concat())
+    };
+    let said = record("a", &["--engine", "reference", "--values", "1.key"]);
+    assert!(said.contains("20 tensors over") && said.contains("by reference"), "{said}");
+    record("b", &["--engine", "portable", "--threads", "2", "--values", "all"]);
+    let equal = succeeds(&home, &["trace", "diff", &file("a"), &file("b")]);
+    assert!(equal.contains("equal in 20 tensors"), "{equal}");
+
+    // Another machine, whose memory flipped a bit of a key.
+    let mut other: Value = serde_json::from_slice(&std::fs::read(file("a")).unwrap()).unwrap();
+    let tensor = other["claims"].as_array_mut().unwrap().iter_mut().find(|c| c["tensor"] == "1.key").unwrap();
+    let mut row = hex::decode(tensor["values"][2].as_str().unwrap()).unwrap();
+    row[8] ^= 1;
+    tensor["values"][2] = hex::encode(&row).into();
+    tensor["rows"][2] = hex::encode(blake3::hash(&row).as_bytes()).into();
+    std::fs::write(file("c"), other.to_string()).unwrap();
+    let diff = |a: &str, b: &str| {
+        let out = worker(&home, &["trace", "diff", &file(a), &file(b)]);
+        assert_eq!(out.status.code(), Some(1));
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let text = diff("b", "c");
+    assert!(text.contains("1.key") && text.contains("its root is not that of its rows"), "{text}");
+    let tensor = other["claims"].as_array_mut().unwrap().iter_mut().find(|c| c["tensor"] == "1.key").unwrap();
+    let rows: Vec<Vec<u8>> = tensor["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| hex::decode(row.as_str().unwrap()).unwrap())
+        .collect();
+    tensor["root"] = hex::encode(deepnode_worker::canon::commit::merkle_root(&rows)).into();
+    std::fs::write(file("c"), other.to_string()).unwrap();
+    let text = diff("b", "c");
+    assert!(text.contains("tensor 1.key, position 2, element 4:"), "{text}");
+
+    let refused = |args: &[&str], part: &str| {
+        let error =
+            fails(&home, &[&["trace", "record", "--model", &model][..], args, &[&file("d")]].concat());
+        assert!(error.contains(part), "{part:?} in {error:?}");
+    };
+    refused(&[], "--prompt");
+    refused(&["--tokens", "1,9999"], "below the vocabulary of 288");
+    refused(&["--tokens", "1", "--engine", "abacus"], "must be auto, cpu, cuda");
+    refused(&["--tokens", "1", "--values", "9.key"], "the model has 2 layers");
+    refused(&["--tokens", "1", "--values", "key"], "must be LAYER.NAME");
+}

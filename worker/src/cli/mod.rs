@@ -13,6 +13,7 @@ mod models;
 mod pull;
 mod serve;
 mod status;
+mod trace;
 mod watch;
 
 pub use bench::cu;
@@ -82,6 +83,9 @@ enum Command {
     Gateway(Box<gateway::Gateway>),
     /// Talks with one model in the terminal, without a chain
     Chat(chat::Chat),
+    /// Records what a model's layers compute here, and compares two recordings
+    #[command(subcommand)]
+    Trace(trace::Command),
 }
 
 impl Global {
@@ -126,6 +130,7 @@ impl Cli {
             Command::Serve(serve) => serve.run(global),
             Command::Gateway(gateway) => gateway.run(global),
             Command::Chat(chat) => chat.run(global),
+            Command::Trace(trace) => trace.run(global),
         }
     }
 }

@@ -10,6 +10,7 @@ mod error;
 mod output;
 mod pages;
 mod session;
+mod trace;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ pub use batch::{Batch, Event, Job, Limits, Logprobs};
 pub use ending::{Finish, Pieces, Stop};
 pub use error::EngineError;
 pub use session::{Generation, Request, Session};
+pub use trace::{difference, Difference, Element, HexBytes, TensorClaim, TensorName, Trace};
 
 use crate::canon::reference::Reference;
 use crate::canon::{Architecture, Decoder, Device, DeviceError, SamplingParams, Tensor, PAGE};
