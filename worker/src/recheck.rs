@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::Model;
+use crate::model::{Kind, ModelFile};
 
 pub const EVERY: Duration = Duration::from_secs(3600);
 
 /// Compares all weights with their models' ids, again and again; returns the first difference. What an engine copied
 /// into huge pages is not looked at.
-pub async fn watch(models: Vec<Arc<Model>>, every: Duration) -> anyhow::Error {
+pub async fn watch<A: Kind>(models: Vec<Arc<ModelFile<A>>>, every: Duration) -> anyhow::Error {
     loop {
         tokio::time::sleep(every).await;
         for model in &models {
@@ -27,7 +27,7 @@ pub async fn watch(models: Vec<Arc<Model>>, every: Duration) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{dequant::Encoding, import, synthetic};
+    use crate::model::{dequant::Encoding, import, synthetic, Model};
     use std::io::{Read, Seek, SeekFrom, Write};
 
     #[tokio::test]

@@ -314,6 +314,8 @@ fn safetensors_inputs() {
                 config: random.one_in(2).then_some(&texts[TOKENIZER_CONFIG]),
                 template: random.one_in(8).then_some(&texts[CONFIG]),
             },
+            modules: None,
+            pooling: None,
             index: random.one_in(2).then_some(&texts[INDEX]),
             weights: vec![("w.safetensors", &weights)],
         };

@@ -37,6 +37,19 @@ pub const LOG: [f32; 5] = [
     f32::from_bits(0x4000_0000),
 ];
 
+/// 1 / sqrt(2).
+pub const SQRT_HALF: f32 = f32::from_bits(0x3f35_04f3);
+/// p of formula 7.1.26 for erf in Abramowitz and Stegun's Handbook of Mathematical Functions: 0.3275911.
+pub const ERFC_P: f32 = f32::from_bits(0x3ea7_ba05);
+/// Its coefficients a5 to a1: 1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592.
+pub const ERFC: [f32; 5] = [
+    f32::from_bits(0x3f87_dc22),
+    f32::from_bits(0xbfba_00e3),
+    f32::from_bits(0x3fb5_f0e3),
+    f32::from_bits(0xbe91_a98e),
+    f32::from_bits(0x3e82_7906),
+];
+
 /// Philox4x32: the two multipliers and the two key increments.
 pub const PHILOX_M: [u32; 2] = [0xd251_1f53, 0xcd9e_8d57];
 pub const PHILOX_W: [u32; 2] = [0x9e37_79b9, 0xbb67_ae85];
@@ -56,5 +69,8 @@ mod tests {
         assert_eq!(EXP, [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0]);
         assert_eq!(LOG, [2.0 / 9.0, 2.0 / 7.0, 0.4, 2.0 / 3.0, 2.0]);
         assert_eq!(f32::from_bits(LOG_SPLIT), std::f32::consts::FRAC_1_SQRT_2);
+        assert_eq!((SQRT_HALF, ERFC_P), (std::f32::consts::FRAC_1_SQRT_2, 0.327_591_1));
+        let book = [1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592f64];
+        assert_eq!(ERFC, book.map(|x| x as f32));
     }
 }

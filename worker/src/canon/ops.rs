@@ -122,6 +122,40 @@ pub fn attention(
         .collect()
 }
 
+/// Normalises `h` to mean 0 and variance 1, then gain `g` and bias `b`.
+pub fn layernorm(h: &[f32], g: &[f16], b: &[f16], eps: f32, finite: &mut bool) -> Vec<f16> {
+    let mean = blocked(0..h.len(), |k| (h[k], 1.0)) / h.len() as f32;
+    let d: Vec<f32> = h.iter().map(|h| h - mean).collect();
+    let rstd = rstd(blocked(0..d.len(), |k| (d[k], d[k])), d.len(), eps);
+    d.iter()
+        .zip(g.iter().zip(b))
+        .map(|(d, (g, b))| store((d * rstd) * g.to_f32() + b.to_f32(), finite))
+        .collect()
+}
+
+/// x (1 + erf(x / sqrt 2)) / 2, before its store. With c = erfc(|x| / sqrt 2), the factor 1 + erf is 2 - c for positive
+/// x, and c for others, which loses nothing where it is small.
+pub fn gelu(x: f32) -> f32 {
+    let z = (x * SQRT_HALF).abs();
+    let t = 1.0 / z.mul_add(ERFC_P, 1.0);
+    let p = ERFC[1..].iter().fold(ERFC[0], |p, c| p.mul_add(t, *c)) * t;
+    let c = p * exp(-(z * z));
+    let (positive, negative) = if x > 0.0 { (x, 0.0) } else { (0.0, x) };
+    (positive * (2.0 - c) + negative * c) * 0.5
+}
+
+/// The mean of vectors, element by element, as f32.
+pub fn mean(x: &[Vec<f16>]) -> Vec<f32> {
+    let width = x.first().map_or(0, Vec::len);
+    (0..width).map(|d| blocked(0..x.len(), |t| (x[t][d].to_f32(), 1.0)) / x.len() as f32).collect()
+}
+
+/// A vector divided by its length. One of zeros stays.
+pub fn unit(m: &[f32], finite: &mut bool) -> Vec<f16> {
+    let length = blocked(0..m.len(), |d| (m[d], m[d])).sqrt();
+    m.iter().map(|m| if length == 0.0 { f16::ZERO } else { store(m / length, finite) }).collect()
+}
+
 /// silu(g) * u, before its store.
 pub fn silu_gate(g: f32, u: f32) -> f32 {
     (g / (1.0 + exp(-g))) * u
@@ -203,6 +237,58 @@ mod tests {
             hasher.finalize().to_hex().as_str(),
             "01263cf67cd923c462989d15259ebbf30cfea6e4501e534a8e1a47a2d8e01b73"
         );
+    }
+
+    /// Against the error function of `libm`: 7.1.26 is good to 1.5e-7, its rounding to as much again.
+    #[test]
+    fn gelu_is_close() {
+        for i in -120_000..=120_000 {
+            let x = i as f32 / 10_000.0;
+            let exact = f64::from(x) * libm::erfc(-f64::from(x) / 2f64.sqrt()) / 2.0;
+            let ours = f64::from(gelu(x));
+            assert!((ours - exact).abs() < 3e-7 * f64::from(x).abs() + 1e-9, "gelu({x}) = {ours}, {exact}");
+        }
+    }
+
+    /// Pins its constants and the order of its operations; the single values were computed with exact rationals, rounded
+    /// where the definition rounds.
+    #[test]
+    fn gelu_vectors() {
+        const VECTORS: [(u32, u32); 9] = [
+            (0xc120_0000, 0x9abb_e008), // -10
+            (0xc060_0000, 0xba55_7a93),
+            (0xbf80_0000, 0xbe22_7687),
+            (0xbdcc_cccd, 0xbd3c_7c8b),
+            (0x3a83_126f, 0x3a03_2d34), // 0.001
+            (0x3f00_0000, 0x3eb1_03ae),
+            (0x3f80_0000, 0x3f57_625e),
+            (0x4030_0000, 0x402f_79be),
+            (0x40c0_0000, 0x40c0_0000), // 6
+        ];
+        for (x, bits) in VECTORS {
+            assert_eq!(gelu(f32::from_bits(x)).to_bits(), bits, "gelu({})", f32::from_bits(x));
+        }
+        assert_eq!((gelu(0.0).to_bits(), gelu(-0.0).to_bits()), (0, 0));
+        let mut hasher = blake3::Hasher::new();
+        for i in 0..200_000u32 {
+            hasher.update(&gelu(-20.0 + i as f32 * 0.000_2).to_le_bytes());
+        }
+        assert_eq!(
+            hasher.finalize().to_hex().as_str(),
+            "8e42902acc4b0ed182919e5b275ff5fca8f964c02f202794cfb46c971038be21"
+        );
+    }
+
+    #[test]
+    fn layernorm_mean_and_unit_spelled_out() {
+        let mut finite = true;
+        let x = layernorm(&[1.0, 3.0], &halves(&[1.0, 2.0]), &halves(&[0.5, 0.0]), 0.0, &mut finite);
+        assert_eq!(x, halves(&[-0.5, 2.0]));
+        let m = mean(&[halves(&[1.0, 6.0]), halves(&[5.0, 2.0])]);
+        assert_eq!(m, [3.0, 4.0]);
+        assert_eq!(unit(&m, &mut finite), halves(&[0.6, 0.8]));
+        assert_eq!(unit(&[0.0, 0.0], &mut finite), halves(&[0.0, 0.0]));
+        assert!(finite);
     }
 
     #[test]

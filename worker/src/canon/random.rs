@@ -1,10 +1,13 @@
-//! Decoders with random weights, for tests and benches: the arithmetic costs the same whatever the weights say.
+//! Decoders and encoders with random weights, for tests and benches: the arithmetic costs the same whatever the weights say.
 
 use half::f16;
 
+use super::encoder::{Affine, EncoderLayer, LayerNorm};
 use super::packed::{put_group, Group, Packing, GROUP};
 use super::tensor::put_row;
-use super::{Architecture, Decoder, LayerWeights, Tensor, Weights};
+use super::{
+    Architecture, Decoder, Encoder, EncoderArchitecture, EncoderWeights, LayerWeights, Tensor, Weights,
+};
 
 /// A decoder whose weights are drawn from a seed, of a size that keeps activations near one.
 pub struct RandomDecoder {
@@ -169,6 +172,83 @@ impl Decoder for RandomDecoder {
             embedding,
             head: self.head.as_ref().map_or(embedding, Matrix::tensor),
             final_gain: &self.final_gain,
+            layers: layers.collect(),
+        }
+    }
+}
+
+/// An encoder whose weights are drawn from a seed.
+pub struct RandomEncoder {
+    arch: EncoderArchitecture,
+    embedding: Matrix,
+    positions: Matrix,
+    types: Matrix,
+    norm: [Vec<f16>; 2],
+    layers: Vec<RandomLayer>,
+}
+
+/// Matrices with their biases: q, k, v, o, up, down; and the two norms.
+struct RandomLayer {
+    affine: [(Matrix, Vec<f16>); 6],
+    norms: [[Vec<f16>; 2]; 2],
+}
+
+impl RandomEncoder {
+    pub fn new(arch: EncoderArchitecture, seed: u64) -> Self {
+        let mut draw = Draw(seed);
+        let (width, ffn) = (arch.width, arch.ffn);
+        let norm =
+            |draw: &mut Draw| [draw.vector(width as usize, 1.0, 0.3), draw.vector(width as usize, 0.0, 0.3)];
+        let layers = (0..arch.layers)
+            .map(|_| RandomLayer {
+                affine: [
+                    (width, width),
+                    (width, width),
+                    (width, width),
+                    (width, width),
+                    (ffn, width),
+                    (width, ffn),
+                ]
+                .map(|(rows, cols)| (draw.matrix(rows, cols), draw.vector(rows as usize, 0.0, 0.5))),
+                norms: [(); 2].map(|()| norm(&mut draw)),
+            })
+            .collect();
+        let [embedding, positions, types] =
+            [arch.vocab, arch.context, arch.types].map(|rows| draw.matrix(rows, width));
+        let norm = norm(&mut draw);
+        Self { arch, embedding, positions, types, norm, layers }
+    }
+
+    /// Multiplies row `row` of the first layer's value projection by `factor`, so that a test can make a store overflow.
+    pub fn scale_value_row(&mut self, row: usize, factor: f32) {
+        let v = &mut self.layers[0].affine[2].0;
+        let mut values = vec![f16::ZERO; v.cols];
+        v.tensor().row(row, &mut values);
+        values.iter_mut().for_each(|x| *x = f16::from_f32((x.to_f32() * factor).clamp(-65_504.0, 65_504.0)));
+        put_row(&mut v.panels, v.cols, row, &values);
+    }
+}
+
+impl Encoder for RandomEncoder {
+    fn arch(&self) -> &EncoderArchitecture {
+        &self.arch
+    }
+
+    fn weights(&self) -> EncoderWeights<'_> {
+        fn norm([gain, bias]: &[Vec<f16>; 2]) -> LayerNorm<'_> {
+            LayerNorm { gain, bias }
+        }
+        let layers = self.layers.iter().map(|l| {
+            let [q, k, v, o, up, down] =
+                l.affine.each_ref().map(|(matrix, bias)| Affine { weight: matrix.tensor(), bias });
+            let [attn_norm, ffn_norm] = l.norms.each_ref().map(norm);
+            EncoderLayer { q, k, v, o, attn_norm, up, down, ffn_norm }
+        });
+        EncoderWeights {
+            embedding: self.embedding.tensor(),
+            positions: self.positions.tensor(),
+            types: self.types.tensor(),
+            norm: norm(&self.norm),
             layers: layers.collect(),
         }
     }

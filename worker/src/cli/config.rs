@@ -15,7 +15,7 @@ use super::device::Device;
 use crate::canon::Digest;
 use crate::chain::GrpcChain;
 use crate::engine::Options;
-use crate::model;
+use crate::model::{self, AnyModel};
 
 /// File name of the configuration.
 const FILE: &str = "worker.toml";
@@ -153,17 +153,20 @@ impl Home {
         self.dir.join(format!("{what}-{}.journal", self.config.key))
     }
 
-    /// The models to load.
+    /// The models to load. Tasks carry language models alone: encoders in the folder are passed over.
     pub fn models(&self) -> anyhow::Result<Vec<Digest>> {
         if !self.config.models.is_empty() {
             return self.config.models.iter().map(|id| model_id(id)).collect();
         }
         let mut ids = Vec::new();
         for listing in model::list(&self.models_folder())? {
-            ids.push(listing.model.with_context(|| listing.path.display().to_string())?.id());
+            match listing.model.with_context(|| listing.path.display().to_string())? {
+                AnyModel::Decoder(model) => ids.push(model.id()),
+                AnyModel::Encoder(_) => {}
+            }
         }
         if ids.is_empty() {
-            bail!("no model is imported: run `deepnode-worker models import FILE.gguf` first");
+            bail!("no language model is imported: run `deepnode-worker models import FILE.gguf` first");
         }
         Ok(ids)
     }

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{bail, Context};
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Global;
-use crate::model::{export, import, list, model_path, Imported, Model};
+use crate::model::{export, import, list, model_path, AnyModel, Imported};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Models {
@@ -51,14 +51,19 @@ impl Models {
                 let mut digest = [0; 32];
                 hex::decode_to_slice(&id, &mut digest)
                     .with_context(|| format!("id is {id:?}: must be 64 hex digits"))?;
-                let model = Model::open(&model_path(&folder, &digest))?;
+                let model = AnyModel::open(&model_path(&folder, &digest))?;
                 // What a damaged disk changed must not leave as if it were the model.
                 model.verify()?;
-                if let Some(path) = gguf {
-                    export::to_gguf(&model, &path)?;
-                }
-                if let Some(path) = safetensors {
-                    export::to_safetensors(&model, &path)?;
+                match (&model, gguf, safetensors) {
+                    (AnyModel::Decoder(model), Some(path), _) => export::to_gguf(model, &path)?,
+                    (AnyModel::Decoder(model), _, Some(path)) => export::to_safetensors(model, &path)?,
+                    (AnyModel::Encoder(model), _, Some(path)) => {
+                        export::encoder_to_safetensors(model, &path)?
+                    }
+                    (AnyModel::Encoder(_), Some(_), _) => {
+                        bail!("--gguf: model {id} is an encoder, which is exported as --safetensors alone")
+                    }
+                    (_, None, None) => {}
                 }
             }
             Self::List { json } => {
@@ -71,14 +76,19 @@ impl Models {
                 for listing in listings {
                     match listing.model {
                         Ok(m) => {
-                            let (arch, mib) = (m.arch(), m.file_len() >> 20);
+                            let (what, layers, width, context) = match &m {
+                                AnyModel::Decoder(m) => {
+                                    ("", m.arch().layers, m.arch().width, m.arch().context)
+                                }
+                                AnyModel::Encoder(m) => {
+                                    ("encoder, ", m.arch().layers, m.arch().width, m.arch().context)
+                                }
+                            };
                             println!(
-                                "{}  {}  {} layers of {}, context {}, {mib} MiB",
+                                "{}  {}  {what}{layers} layers of {width}, context {context}, {} MiB",
                                 hex::encode(m.id()),
                                 m.name(),
-                                arch.layers,
-                                arch.width,
-                                arch.context
+                                m.file_len() >> 20
                             );
                         }
                         Err(error) => println!("{}  unusable: {error}", listing.path.display()),
@@ -109,7 +119,14 @@ fn json_row(listing: &crate::model::Listing) -> serde_json::Value {
             "name": m.name(),
             "path": m.path(),
             "bytes": m.file_len(),
-            "architecture": m.arch(),
+            "kind": match m {
+                AnyModel::Decoder(_) => "decoder",
+                AnyModel::Encoder(_) => "encoder",
+            },
+            "architecture": match m {
+                AnyModel::Decoder(m) => serde_json::json!(m.arch()),
+                AnyModel::Encoder(m) => serde_json::json!(m.arch()),
+            },
         }),
         Err(error) => serde_json::json!({ "path": listing.path, "error": error.to_string() }),
     }

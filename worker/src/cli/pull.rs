@@ -15,7 +15,7 @@ use url::Url;
 use super::models::import_with_progress;
 use super::{block_on, Global};
 use crate::canon::Digest;
-use crate::model::{model_path, Model};
+use crate::model::{model_path, AnyModel};
 
 /// Attempts without a new byte after which a transfer is given up.
 const ATTEMPTS: u32 = 5;
@@ -83,7 +83,7 @@ fn keep(part: &Path, folder: &Path, expected: Option<Digest>) -> anyhow::Result<
         }
     };
     if magic == *IMPORTED {
-        let model = Model::open(part)?;
+        let model = AnyModel::open(part)?;
         let id = other(model.id())?;
         model.verify()?;
         drop(model);

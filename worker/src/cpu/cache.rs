@@ -52,13 +52,19 @@ impl KvCache {
     }
 
     pub fn new(arch: &Architecture, pages: usize) -> std::io::Result<Self> {
-        let layout = Layout { dim: arch.head_dim as usize };
-        let (page, part) = (Self::page_bytes(arch) / size_of::<f16>(), layout.len());
+        Self::sized(arch.layers as usize, arch.kv_heads as usize, arch.head_dim as usize, pages)
+    }
+
+    /// One of so many layers and key heads of `dim` elements.
+    pub fn sized(layers: usize, heads: usize, dim: usize, pages: usize) -> std::io::Result<Self> {
+        let layout = Layout { dim };
+        let part = layout.len();
+        let page = layers * heads * part;
         let map = MmapMut::map_anon(page * pages.max(1) * size_of::<f16>())?;
         // Fewer and larger translations where the system has them; nothing depends on it.
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::HugePage);
-        Ok(Self { heads: arch.kv_heads as usize, part, page, pages, layout, memory: map.into() })
+        Ok(Self { heads, part, page, pages, layout, memory: map.into() })
     }
 
     pub fn pages(&self) -> usize {

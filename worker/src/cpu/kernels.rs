@@ -227,7 +227,7 @@ unsafe fn gemm<S: Simd, const N: usize, const HALF: usize>(
 }
 
 #[inline(always)]
-unsafe fn exp<S: Simd>(x: S) -> S {
+pub(super) unsafe fn exp<S: Simd>(x: S) -> S {
     // SAFETY: register operations; the wrapper has the instruction set of S.
     unsafe {
         let min = S::splat(EXP_MIN);
@@ -245,7 +245,7 @@ unsafe fn exp<S: Simd>(x: S) -> S {
 
 /// Calls `f` with the offset of every vector of a padded length.
 #[inline(always)]
-fn vectors<S: Simd>(len: usize, mut f: impl FnMut(usize)) {
+pub(super) fn vectors<S: Simd>(len: usize, mut f: impl FnMut(usize)) {
     assert!(len.is_multiple_of(PANEL));
     for i in (0..len).step_by(S::LANES) {
         f(i);
@@ -273,25 +273,30 @@ unsafe fn narrow<S: Simd>(x: &[f32], out: &mut [f16]) {
     }
 }
 
-/// Sum of squares of blocks in the order of the dot rule; four blocks at a time, for their chains are independent.
+/// Sum of squares in the order of the dot rule.
 #[inline(always)]
-fn squares(h: &[f32]) -> f32 {
+pub(super) fn squares(h: &[f32]) -> f32 {
+    block_sums(h, |x, acc| x.mul_add(x, acc))
+}
+
+/// Blocked sum of what `add` adds of each element; four blocks at a time, for their chains are independent.
+#[inline(always)]
+pub(super) fn block_sums(h: &[f32], add: impl Fn(f32, f32) -> f32) -> f32 {
     let mut total = 0.0;
     for four in h.chunks(4 * BLOCK) {
         let mut acc = [0.0f32; 4];
         if four.len() == 4 * BLOCK {
             for k in 0..BLOCK {
                 for (j, acc) in acc.iter_mut().enumerate() {
-                    let x = four[j * BLOCK + k];
-                    *acc = x.mul_add(x, *acc);
+                    *acc = add(four[j * BLOCK + k], *acc);
                 }
             }
         } else {
             for (acc, block) in acc.iter_mut().zip(four.chunks(BLOCK)) {
-                *acc = block.iter().fold(0.0, |acc, x| x.mul_add(*x, acc));
+                *acc = block.iter().fold(0.0, |acc, x| add(*x, acc));
             }
         }
-        // Sums of squares are not negative, so + 0 changes nothing.
+        // A sum that begins with +0 never becomes -0, so + 0 changes nothing.
         acc.iter().for_each(|acc| total += acc);
     }
     total
@@ -485,6 +490,8 @@ macro_rules! entry {
         outer
     }};
 }
+
+pub(super) use entry;
 
 /// The table of one instruction set: vector type, vectors of a GEMV step, of a GEMM tile and of half a panel, features.
 macro_rules! table {

@@ -3,6 +3,7 @@
 
 mod cache;
 mod decode;
+mod encoder;
 mod isa;
 mod kernels;
 mod pace;
@@ -24,6 +25,7 @@ use crate::canon::{
 };
 use cache::KvCache;
 use decode::Shared;
+pub use encoder::CpuEncoder;
 pub use isa::Isa;
 use kernels::{Kernels, Scratch, Tile};
 use pace::Pace;

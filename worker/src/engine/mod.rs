@@ -5,6 +5,7 @@
 
 mod audit;
 mod batch;
+mod embed;
 mod ending;
 mod error;
 mod output;
@@ -18,6 +19,7 @@ use parking_lot::Mutex;
 
 pub use audit::{Audit, Claim, Divergence, Question};
 pub use batch::{Batch, Event, Job, Limits, Logprobs};
+pub use embed::Embedder;
 pub use ending::{Finish, Pieces, Stop};
 pub use error::EngineError;
 pub use session::{Generation, Request, Session};

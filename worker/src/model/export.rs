@@ -12,13 +12,14 @@ use serde_json::{json, Value};
 
 use super::dequant::Encoding;
 use super::error::{invalid, ModelError, Result};
-use super::family::{gguf_name, hf_name, Family, Window};
-use super::file::Model;
+use super::family::{bert, gguf_name, hf_name, Family, Window};
+use super::file::{EncoderModel, Model, ModelFile};
 use super::gguf::{GgufWriter, TensorInfo};
+use super::kind::{Kind, Vocabulary};
 use super::manifest::Slot;
 use super::source::gguf::{LLAMA3_HIGH, LLAMA3_LOW, ROPE_FREQS};
 use super::source::safetensors::SINGLE;
-use super::source::{half_split_row, hf, is_rotary, Files, Source};
+use super::source::{half_split_row, hf, is_rotary, AnySource, Files, Source};
 use super::tokenizer::{json as documents, TokenizerSpec};
 use crate::canon::rope::frequencies;
 use crate::canon::tensor::PANEL;
@@ -72,7 +73,10 @@ pub fn to_gguf(model: &Model, path: &Path) -> Result<()> {
         file.sync_all()
     };
     write(temporary.as_file()).map_err(ModelError::io(temporary.path()))?;
-    check_said(model, &Files::open(temporary.path())?.read()?, "GGUF")?;
+    match Files::open(temporary.path())?.read()? {
+        AnySource::Decoder(source) => check_said(model, &source, "GGUF")?,
+        AnySource::Encoder(_) => return Err(invalid("model", "an encoder", "must be a language model")),
+    }
     match temporary.persist_noclobber(path) {
         Ok(_) => Ok(()),
         Err(e) => Err(ModelError::Io { path: path.to_path_buf(), error: e.error }),
@@ -80,7 +84,7 @@ pub fn to_gguf(model: &Model, path: &Path) -> Result<()> {
 }
 
 /// What a reader makes of exported files must be the model: a format cannot say everything.
-fn check_said(model: &Model, source: &Source<'_>, format: &str) -> Result<()> {
+fn check_said<A: Kind>(model: &ModelFile<A>, source: &Source<'_, A>, format: &str) -> Result<()> {
     if source.arch != *model.arch() {
         let (mine, theirs) = (format!("{:?}", model.arch()), format!("{:?}", source.arch));
         return Err(invalid("architecture", mine, format!("{format} can only say {theirs}")));
@@ -198,17 +202,41 @@ pub fn to_safetensors(model: &Model, folder: &Path) -> Result<()> {
     let (arch, spec) = (model.arch(), model.tokenizer().spec());
     let family = Family::of(arch)?;
     let tokenizer = spec.to_hf()?;
-    fs::create_dir_all(folder).map_err(ModelError::io(folder))?;
-    if fs::read_dir(folder).map_err(ModelError::io(folder))?.next().is_some() {
-        return Err(invalid("folder", folder.display(), "must be empty"));
-    }
-    for (name, document) in [
+    let documents = [
         (hf::CONFIG, config(arch, family, spec)),
         (hf::GENERATION, json!({ "bos_token_id": spec.bos, "eos_token_id": arch.eos })),
         (documents::TOKENIZER, tokenizer.tokenizer),
         (documents::CONFIG, tokenizer.config),
-    ] {
+    ];
+    write_folder(model, folder, &documents)?;
+    match Files::open(folder)?.read()? {
+        AnySource::Decoder(source) => check_said(model, &source, "safetensors"),
+        AnySource::Encoder(_) => Err(invalid("model", "an encoder", "must be a language model")),
+    }
+}
+
+/// The same for an encoder, with what sentence-transformers wants to know of it.
+pub fn encoder_to_safetensors(model: &EncoderModel, folder: &Path) -> Result<()> {
+    let tokenizer = model.tokenizer().spec().to_hf();
+    let mut documents = bert::documents(model.arch()).to_vec();
+    documents.extend([(documents::TOKENIZER, tokenizer.tokenizer), (documents::CONFIG, tokenizer.config)]);
+    write_folder(model, folder, &documents)?;
+    match Files::open(folder)?.read()? {
+        AnySource::Encoder(source) => check_said(model, &source, "safetensors"),
+        AnySource::Decoder(_) => Err(invalid("model", "a language model", "must be an encoder")),
+    }
+}
+
+/// Writes documents and weights into an empty folder.
+fn write_folder<A: Kind>(model: &ModelFile<A>, folder: &Path, documents: &[(&str, Value)]) -> Result<()> {
+    fs::create_dir_all(folder).map_err(ModelError::io(folder))?;
+    if fs::read_dir(folder).map_err(ModelError::io(folder))?.next().is_some() {
+        return Err(invalid("folder", folder.display(), "must be empty"));
+    }
+    for (name, document) in documents {
         let path = folder.join(name);
+        let inner = path.parent().unwrap_or(folder);
+        fs::create_dir_all(inner).map_err(ModelError::io(inner))?;
         fs::write(&path, format!("{document:#}\n")).map_err(ModelError::io(&path))?;
     }
     let tensors = model.tensors().map(|(slot, tensor)| (hf_name(slot), Stored::new(slot, tensor)));
@@ -218,8 +246,7 @@ pub fn to_safetensors(model: &Model, folder: &Path) -> Result<()> {
         SafeTensorError::IoError(error) => ModelError::Io { path: path.clone(), error },
         other => invalid("safetensors", other, "must be written"),
     })?;
-    File::open(&path).and_then(|file| file.sync_all()).map_err(ModelError::io(&path))?;
-    check_said(model, &Files::open(folder)?.read()?, "safetensors")
+    File::open(&path).and_then(|file| file.sync_all()).map_err(ModelError::io(&path))
 }
 
 /// config.json.

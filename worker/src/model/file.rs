@@ -9,7 +9,7 @@
 //! | 24 | length of the file, u64 |
 //! | 32 | BLAKE3 of the header |
 //! | 64 | the header, JSON |
-//! | multiple of 4096 | the tensors of `manifest::slots`, each at a multiple of 64 |
+//! | multiple of 4096 | the tensors of the architecture's slots (`manifest`), each at a multiple of 64 |
 //!
 //! Integers and weights are little-endian. A matrix is in panels (`canon::tensor`), or stays quantised
 //! (`canon::packed`) where the header says so, a vector is as it is. Quantised or not, the model id is the same.
@@ -24,13 +24,13 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::error::{invalid, within, ModelError, Result};
-use super::manifest::{decode_architecture, slots, Manifest, Role, Slot};
-use super::tokenizer::{Tokenizer, TokenizerSpec};
+use super::kind::{Kind, Spec, Vocabulary};
+use super::manifest::{EncoderRole, Manifest, Role, Slot, KIND_DECODER, KIND_ENCODER};
 use crate::canon::commit::Digest;
+use crate::canon::encoder::{Affine, EncoderLayer, EncoderWeights, LayerNorm};
 use crate::canon::packed::Packing;
-use crate::canon::rope::RopeTable;
 use crate::canon::tensor::PANEL;
-use crate::canon::{Architecture, Decoder, LayerWeights, Tensor, Weights};
+use crate::canon::{Architecture, Decoder, Encoder, EncoderArchitecture, LayerWeights, Tensor, Weights};
 
 #[cfg(target_endian = "big")]
 compile_error!("weights are mapped as they lie in the file, little-endian");
@@ -45,14 +45,14 @@ const TENSOR_ALIGNMENT: u64 = 64;
 /// The header of a model file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Header {
+pub(super) struct Header<S> {
     /// The source's own name, for people; not a part of the id.
     pub name: String,
     /// The architecture leaf, hex.
     pub architecture: String,
     /// The rope table's digest, hex.
     pub rope: String,
-    pub tokenizer: TokenizerSpec,
+    pub tokenizer: S,
     /// Digests of the tensors, hex.
     pub tensors: Vec<String>,
     /// How each tensor stays quantised, if it does; none at all where no tensor does.
@@ -60,21 +60,21 @@ pub(super) struct Header {
     pub packings: Vec<Option<Packing>>,
 }
 
-impl Header {
+impl<S: Serialize> Header<S> {
     pub fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a header is plain strings and numbers")
     }
+}
 
-    /// The first bytes of a file with this header.
-    pub fn prefix(header: &[u8], file_len: u64) -> [u8; PREFIX] {
-        let mut prefix = [0; PREFIX];
-        prefix[..8].copy_from_slice(&MAGIC);
-        prefix[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        prefix[16..24].copy_from_slice(&(header.len() as u64).to_le_bytes());
-        prefix[24..32].copy_from_slice(&file_len.to_le_bytes());
-        prefix[32..].copy_from_slice(blake3::hash(header).as_bytes());
-        prefix
-    }
+/// The first bytes of a file with this header.
+pub(super) fn prefix(header: &[u8], file_len: u64) -> [u8; PREFIX] {
+    let mut prefix = [0; PREFIX];
+    prefix[..8].copy_from_slice(&MAGIC);
+    prefix[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    prefix[16..24].copy_from_slice(&(header.len() as u64).to_le_bytes());
+    prefix[24..32].copy_from_slice(&file_len.to_le_bytes());
+    prefix[32..].copy_from_slice(blake3::hash(header).as_bytes());
+    prefix
 }
 
 /// Where the tensors lie in the file.
@@ -108,20 +108,39 @@ impl Layout {
 
 /// An imported model, mapped read-only: all processes on a machine share its pages.
 #[derive(Debug)]
-pub struct Model {
+pub struct ModelFile<A: Kind> {
     path: PathBuf,
     map: Mmap,
     name: String,
     id: Digest,
-    manifest: Manifest,
-    tokenizer: Tokenizer,
+    manifest: Manifest<A>,
+    tokenizer: A::Tokenizer,
     /// The tensors, in the manifest's order, how they are packed, and where in `map` they are.
     tensors: Vec<(Slot, Option<Packing>, Range<usize>)>,
 }
 
-impl Model {
-    /// Maps a model file and checks its header: cheap, since no weight is read. `verify` reads them.
-    pub fn open(path: &Path) -> Result<Model> {
+/// An imported language model.
+pub type Model = ModelFile<Architecture>;
+/// An imported encoder.
+pub type EncoderModel = ModelFile<EncoderArchitecture>;
+
+/// An imported model of either kind.
+#[derive(Debug)]
+pub enum AnyModel {
+    Decoder(Box<Model>),
+    Encoder(Box<EncoderModel>),
+}
+
+/// A mapped file whose header is as it was written.
+struct Opened {
+    map: Mmap,
+    header: Range<usize>,
+    /// The architecture leaf.
+    leaf: Vec<u8>,
+}
+
+impl Opened {
+    fn open(path: &Path) -> Result<Opened> {
         let file = File::open(path).map_err(ModelError::io(path))?;
         // SAFETY: model files are written under another name, renamed when whole and never written again; who
         // can truncate one under a running process can as well kill it.
@@ -143,15 +162,100 @@ impl Model {
         within(field("length"), map.len() as u64, u64_at(24), u64_at(24))?;
         let header_len =
             within(field("header length"), u64_at(16), 2, MAX_HEADER.min(map.len() as u64 - PREFIX as u64))?;
-        let header = &map[PREFIX..PREFIX + header_len as usize];
-        same(field("header"), blake3::hash(header).as_bytes(), &prefix[32..])?;
-        let header: Header =
-            serde_json::from_slice(header).map_err(|e| invalid(field("header"), e, "must be its JSON"))?;
+        let header = PREFIX..PREFIX + header_len as usize;
+        same(field("header"), blake3::hash(&map[header.clone()]).as_bytes(), &prefix[32..])?;
 
-        let leaf = hex::decode(&header.architecture)
+        /// All that a header of any kind has.
+        #[derive(Deserialize)]
+        struct Common {
+            architecture: String,
+        }
+        let common: Common = serde_json::from_slice(&map[header.clone()])
+            .map_err(|e| invalid(field("header"), e, "must be its JSON"))?;
+        let leaf = hex::decode(&common.architecture)
             .map_err(|e| invalid(field("architecture"), e, "must be hex"))?;
-        let arch = decode_architecture(&leaf)?;
-        let slots = slots(&arch);
+        Ok(Opened { map, header, leaf })
+    }
+
+    /// Which kind of model it is.
+    fn kind(&self) -> Option<u32> {
+        self.leaf.first_chunk().map(|word| u32::from_le_bytes(*word))
+    }
+}
+
+impl AnyModel {
+    /// Maps a model file and checks its header.
+    pub fn open(path: &Path) -> Result<AnyModel> {
+        let opened = Opened::open(path)?;
+        match opened.kind() {
+            Some(KIND_ENCODER) => ModelFile::of(opened, path).map(|model| AnyModel::Encoder(Box::new(model))),
+            _ => ModelFile::of(opened, path).map(|model| AnyModel::Decoder(Box::new(model))),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        match self {
+            AnyModel::Decoder(model) => model.path(),
+            AnyModel::Encoder(model) => model.path(),
+        }
+    }
+
+    /// The source's own name, for people.
+    pub fn name(&self) -> &str {
+        match self {
+            AnyModel::Decoder(model) => model.name(),
+            AnyModel::Encoder(model) => model.name(),
+        }
+    }
+
+    /// The model id.
+    pub fn id(&self) -> Digest {
+        match self {
+            AnyModel::Decoder(model) => model.id(),
+            AnyModel::Encoder(model) => model.id(),
+        }
+    }
+
+    /// Bytes of the file.
+    pub fn file_len(&self) -> u64 {
+        match self {
+            AnyModel::Decoder(model) => model.file_len(),
+            AnyModel::Encoder(model) => model.file_len(),
+        }
+    }
+
+    /// Reads every weight and compares with the manifest.
+    pub fn verify(&self) -> Result<()> {
+        match self {
+            AnyModel::Decoder(model) => model.verify(),
+            AnyModel::Encoder(model) => model.verify(),
+        }
+    }
+}
+
+impl<A: Kind> ModelFile<A> {
+    /// Maps a model file and checks its header: cheap, since no weight is read. `verify` reads them.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::of(Opened::open(path)?, path)
+    }
+
+    fn of(opened: Opened, path: &Path) -> Result<Self> {
+        let field = |what: &str| format!("{what} of {}", path.display());
+        let kind = opened.kind();
+        if kind != Some(A::KIND) {
+            let found = match kind {
+                Some(KIND_DECODER) => Architecture::NAME,
+                Some(KIND_ENCODER) => EncoderArchitecture::NAME,
+                _ => "unknown",
+            };
+            return Err(invalid(field("kind of model"), found, format!("must be {}", A::NAME)));
+        }
+        let Opened { map, header, leaf } = opened;
+        let header_len = header.len() as u64;
+        let header: Header<Spec<A>> = serde_json::from_slice(&map[header])
+            .map_err(|e| invalid(field("header"), e, "must be its JSON"))?;
+        let arch = A::from_leaf(&leaf)?;
+        let slots = arch.slots();
         let packings = header.packings;
         let most = slots.len() as u64;
         within(field("packings"), packings.len() as u64, if packings.is_empty() { 0 } else { most }, most)?;
@@ -159,8 +263,8 @@ impl Model {
             .ok_or_else(|| invalid(field("packings"), "some", "must fit the tensors"))?;
         within(field("length"), map.len() as u64, layout.file_len, layout.file_len)?;
         within(field("tensors"), header.tensors.len() as u64, slots.len() as u64, slots.len() as u64)?;
-        let tokenizer = Tokenizer::new(header.tokenizer)?;
-        within(field("tokens"), tokenizer.len() as u64, arch.vocab.into(), arch.vocab.into())?;
+        let tokenizer = A::Tokenizer::build(header.tokenizer)?;
+        within(field("tokens"), tokenizer.size() as u64, arch.vocab().into(), arch.vocab().into())?;
         let manifest = Manifest {
             arch,
             tokenizer: tokenizer.digest(),
@@ -168,7 +272,7 @@ impl Model {
             tensors: header.tensors.iter().map(|d| digest_from_hex(d)).collect::<Result<_>>()?,
         };
         let ranges = layout.ranges.into_iter().map(|r| r.start as usize..r.end as usize);
-        Ok(Model {
+        Ok(ModelFile {
             path: path.to_path_buf(),
             name: header.name,
             id: manifest.id(),
@@ -187,9 +291,7 @@ impl Model {
     /// Reads every weight and compares with the manifest, and the rope table with this machine's: what a
     /// damaged disk, memory or library changed is an error that names the part.
     pub fn verify(&self) -> Result<()> {
-        let arch = self.arch();
-        let rope = RopeTable::of(arch).digest();
-        same("rope table", &rope, &self.manifest.rope)?;
+        same("rope table", &self.arch().rope(), &self.manifest.rope)?;
         let tensors: Vec<_> = self.tensors().collect();
         tensors.par_iter().zip(&self.manifest.tensors).try_for_each(|((slot, tensor), expected)| {
             let found = if slot.is_vector() {
@@ -215,15 +317,15 @@ impl Model {
         self.id
     }
 
-    pub fn arch(&self) -> &Architecture {
+    pub fn arch(&self) -> &A {
         &self.manifest.arch
     }
 
-    pub fn manifest(&self) -> &Manifest {
+    pub fn manifest(&self) -> &Manifest<A> {
         &self.manifest
     }
 
-    pub fn tokenizer(&self) -> &Tokenizer {
+    pub fn tokenizer(&self) -> &A::Tokenizer {
         &self.tokenizer
     }
 
@@ -240,14 +342,21 @@ impl Model {
         })
     }
 
-    /// The weights, as they lie in the map.
-    pub fn weights(&self) -> Weights<'_> {
+    /// Gives the tensors in their order, each to be asked for by its role.
+    fn by_role<'a>(&'a self) -> impl FnMut(Role) -> Tensor<'a> {
         let mut rest = self.tensors();
-        let mut next = |role: Role| -> Tensor<'_> {
+        move |role| {
             let (slot, tensor) = rest.next().expect("a model has the tensors of its slots");
             assert_eq!(slot.role, role, "the order of the slots");
             tensor
-        };
+        }
+    }
+}
+
+impl Model {
+    /// The weights, as they lie in the map.
+    pub fn weights(&self) -> Weights<'_> {
+        let mut next = self.by_role();
         let arch = self.arch();
         let embedding = next(Role::Embedding);
         let head = if arch.tied { embedding } else { next(Role::Head) };
@@ -289,6 +398,30 @@ impl Decoder for Model {
 
     fn weights(&self) -> Weights<'_> {
         Model::weights(self)
+    }
+}
+
+impl Encoder for EncoderModel {
+    fn arch(&self) -> &EncoderArchitecture {
+        &self.manifest.arch
+    }
+
+    fn weights(&self) -> EncoderWeights<'_> {
+        use EncoderRole::*;
+        let mut tensors = self.by_role();
+        let mut next = |role| tensors(Role::Encoder(role));
+        let [embedding, positions, types] = [Embedding, Positions, Types].map(&mut next);
+        let norm = LayerNorm { gain: next(NormGain).panels, bias: next(NormBias).panels };
+        let layers = (0..self.manifest.arch.layers).map(|_| {
+            let mut affine = |matrix, bias| Affine { weight: next(matrix), bias: next(bias).panels };
+            let (q, k, v, o) = (affine(Q, QBias), affine(K, KBias), affine(V, VBias), affine(O, OBias));
+            let attn_norm = LayerNorm { gain: next(AttnNormGain).panels, bias: next(AttnNormBias).panels };
+            let mut affine = |matrix, bias| Affine { weight: next(matrix), bias: next(bias).panels };
+            let (up, down) = (affine(Up, UpBias), affine(Down, DownBias));
+            let ffn_norm = LayerNorm { gain: next(FfnNormGain).panels, bias: next(FfnNormBias).panels };
+            EncoderLayer { q, k, v, o, attn_norm, up, down, ffn_norm }
+        });
+        EncoderWeights { embedding, positions, types, norm, layers: layers.collect() }
     }
 }
 

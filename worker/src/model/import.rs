@@ -9,13 +9,12 @@ use half::f16;
 use rayon::prelude::*;
 
 use super::error::{invalid, within, ModelError, Result};
-use super::file::{Header, Layout, Model};
-use super::manifest::{encode_architecture, slots, Manifest};
-use super::source::{Files, Part, Source};
-use super::tokenizer::Tokenizer;
+use super::file::{prefix, AnyModel, Header, Layout, ModelFile};
+use super::kind::{Kind, Vocabulary};
+use super::manifest::Manifest;
+use super::source::{AnySource, Files, Part, Source};
 use crate::canon::commit::Digest;
 use crate::canon::packed::{is_exact, put_group, Group, Packing, GROUP};
-use crate::canon::rope::RopeTable;
 use crate::canon::tensor::{put_row, PANEL};
 use crate::canon::Tensor;
 
@@ -46,20 +45,32 @@ pub fn model_path(models: &Path, id: &Digest) -> PathBuf {
     models.join(hex::encode(id)).with_extension(EXTENSION)
 }
 
-/// Imports a model into the models folder: a GGUF file, a safetensors file with its JSON beside it, or a folder with
+/// Imports a language model or an encoder into the models folder: a GGUF file, a safetensors file with its JSON beside it, or a folder with
 /// either. The same weights and tokenizer give the same model id everywhere, whatever the format; a model that is there
 /// already stays as it is. `progress` is called from several threads.
 pub fn import(path: &Path, models: &Path, progress: &(dyn Fn(Progress) + Sync)) -> Result<Imported> {
-    let files = Files::open(path)?;
-    let Source { name, arch, tokenizer, parts } = files.read()?;
-    let tokenizer = Tokenizer::new(tokenizer)?;
-    within("tokens of the tokenizer", tokenizer.len() as u64, arch.vocab.into(), arch.vocab.into())?;
-    let rope = RopeTable::of(&arch).digest();
+    match Files::open(path)?.read()? {
+        AnySource::Decoder(source) => write(source, models, progress),
+        AnySource::Encoder(source) => write(source, models, progress),
+    }
+}
+
+/// Writes the model file of a source.
+fn write<A: Kind>(
+    source: Source<'_, A>,
+    models: &Path,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Imported> {
+    let Source { name, arch, tokenizer, parts } = source;
+    let tokenizer = A::Tokenizer::build(tokenizer)?;
+    let vocab = u64::from(arch.vocab());
+    within("tokens of the tokenizer", tokenizer.size() as u64, vocab, vocab)?;
+    let rope = arch.rope();
 
     // The header's length does not depend on the digests in it.
     let mut header = Header {
         name,
-        architecture: hex::encode(encode_architecture(&arch)),
+        architecture: hex::encode(arch.to_leaf()),
         rope: hex::encode(rope),
         tokenizer: tokenizer.spec().clone(),
         tensors: vec![hex::encode([0; 32]); parts.len()],
@@ -68,7 +79,7 @@ pub fn import(path: &Path, models: &Path, progress: &(dyn Fn(Progress) + Sync)) 
     if header.packings.iter().all(Option::is_none) {
         header.packings.clear();
     }
-    let layout = Layout::new(&slots(&arch), &header.packings, header.to_bytes().len() as u64)
+    let layout = Layout::new(&arch.slots(), &header.packings, header.to_bytes().len() as u64)
         .ok_or_else(|| invalid("packings", "some", "must fit the tensors"))?;
 
     fs::create_dir_all(models).map_err(ModelError::io(models))?;
@@ -98,12 +109,12 @@ pub fn import(path: &Path, models: &Path, progress: &(dyn Fn(Progress) + Sync)) 
 
     header.tensors = tensors.iter().map(hex::encode).collect();
     let header = header.to_bytes();
-    let prefix = Header::prefix(&header, layout.file_len);
+    let prefix = prefix(&header, layout.file_len);
     out.write_all_at(&[&prefix[..], &header].concat(), 0).map_err(io())?;
 
     let id = Manifest { arch, tokenizer: tokenizer.digest(), rope, tensors }.id();
     let path = model_path(models, &id);
-    if Model::open(&path).and_then(|model| model.verify()).is_ok() {
+    if ModelFile::<A>::open(&path).and_then(|model| model.verify()).is_ok() {
         return Ok(Imported { id, path, existed: true });
     }
     out.sync_all().map_err(io())?;
@@ -218,7 +229,7 @@ fn decode_row(part: &Part<'_>, row: usize, out: &mut [f16]) -> Result<()> {
 pub struct Listing {
     pub path: PathBuf,
     /// The model, or why the file is none.
-    pub model: Result<Model>,
+    pub model: Result<AnyModel>,
 }
 
 /// The model files of a folder, by name. A folder that does not exist has none.
@@ -235,5 +246,5 @@ pub fn list(models: &Path) -> Result<Vec<Listing>> {
         }
     }
     paths.sort();
-    Ok(paths.into_iter().map(|path| Listing { model: Model::open(&path), path }).collect())
+    Ok(paths.into_iter().map(|path| Listing { model: AnyModel::open(&path), path }).collect())
 }

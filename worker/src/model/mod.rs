@@ -14,6 +14,7 @@ pub mod family;
 mod file;
 pub mod gguf;
 mod import;
+mod kind;
 pub mod manifest;
 pub mod source;
 pub mod synthetic;
@@ -22,10 +23,11 @@ pub mod tokenizer;
 
 pub use chat::ChatMessage;
 pub use error::{ModelError, Result};
-pub use file::Model;
+pub use file::{AnyModel, EncoderModel, Model, ModelFile};
 pub use import::{import, list, model_path, Imported, Listing, Progress, EXTENSION};
+pub use kind::{Kind, Vocabulary};
 pub use manifest::{ArchitectureProof, Manifest};
-pub use tokenizer::{TextStream, Tokenizer};
+pub use tokenizer::{TextStream, Tokenizer, WordPiece, WordPieceSpec};
 
 #[cfg(test)]
 mod tests;

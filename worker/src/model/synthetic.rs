@@ -1,16 +1,20 @@
-//! Models of a chosen shape with generated weights, as GGUF files: what tests and benchmarks run on where no
+//! Models of a chosen shape with generated weights, as GGUF files (encoders as safetensors): what tests and benchmarks run on where no
 //! real model is at hand. The same arguments give the same bytes.
 
 use half::f16;
 
 use super::dequant::Encoding;
 use super::export::{divisors, gguf_metadata};
-use super::family::gguf_name;
+use super::family::{bert, gguf_name, hf_name};
 use super::gguf::GgufWriter;
+use super::kind::Kind;
 use super::manifest::{slots, Role};
 use super::source::gguf::ROPE_FREQS;
-use super::tokenizer::{byte_alphabet, PieceKind, PreTokenizer, TokenizerSpec};
-use crate::canon::{Architecture, RopeScaling};
+use super::source::safetensors::SINGLE;
+use super::tokenizer::{byte_alphabet, PieceKind, PreTokenizer, TokenizerSpec, WordPieceSpec};
+use crate::canon::{Architecture, EncoderArchitecture, RopeScaling};
+use ::safetensors::tensor::TensorView;
+use ::safetensors::Dtype;
 
 /// A chat template like ChatML's.
 const TEMPLATE: &str = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
@@ -118,6 +122,78 @@ pub fn tokenizer(arch: &Architecture) -> TokenizerSpec {
         template: Some(TEMPLATE.to_string()),
         tokens,
     }
+}
+
+/// A small encoder: 2 layers, width 64, 2 heads of 32.
+pub fn small_encoder() -> EncoderArchitecture {
+    EncoderArchitecture {
+        layers: 2,
+        width: 64,
+        heads: 2,
+        ffn: 96,
+        vocab: 300,
+        context: 160,
+        types: 2,
+        eps: 1e-12,
+    }
+}
+
+/// A WordPiece tokenizer of `vocab` ids, at least 80: some special ones, letters, and a few words.
+pub fn word_piece(vocab: u32) -> WordPieceSpec {
+    const SPECIAL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+    let mut tokens: Vec<String> = SPECIAL.map(str::to_string).to_vec();
+    let mut kinds = vec![PieceKind::Special; SPECIAL.len()];
+    tokens.extend(('a'..='z').flat_map(|c| [c.to_string(), format!("##{c}")]));
+    tokens.extend(["the", "cat", "hat", "##ing", "'", ",", ".", "!"].map(str::to_string));
+    kinds.resize(tokens.len(), PieceKind::Normal);
+    for id in tokens.len()..vocab as usize {
+        tokens.push(format!("[PAD{id}]"));
+        kinds.push(PieceKind::Unused);
+    }
+    WordPieceSpec {
+        tokens,
+        kinds,
+        clean_text: true,
+        chinese_chars: true,
+        strip_accents: true,
+        lowercase: true,
+        max_word: 100,
+        unknown: 1,
+        first: 2,
+        last: 3,
+    }
+}
+
+/// The files of an encoder as sentence-transformers keeps them, its weights, in F32, drawn from `seed`: names in the
+/// folder, and contents.
+pub fn encoder_files(arch: &EncoderArchitecture, seed: u64) -> Vec<(String, Vec<u8>)> {
+    let mut random = SplitMix(seed);
+    let mut tensors = Vec::new();
+    for slot in arch.slots() {
+        let name = hf_name(&slot);
+        let len = slot.rows * slot.cols;
+        let (centre, spread) = match slot.is_vector() {
+            true if name.ends_with("LayerNorm.weight") => (1.0, 0.25),
+            true => (0.0, 0.25),
+            false => (0.0, 1.7 / (slot.cols as f32).sqrt()),
+        };
+        let bytes: Vec<u8> = (0..len).flat_map(|_| (centre + spread * random.unit()).to_le_bytes()).collect();
+        let shape = if slot.is_vector() { vec![slot.cols] } else { vec![slot.rows, slot.cols] };
+        tensors.push((name, shape, bytes));
+    }
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        let view = TensorView::new(Dtype::F32, shape.clone(), bytes).expect("as many bytes as the shape has");
+        (name.as_str(), view)
+    });
+    let weights = ::safetensors::serialize(views, None).expect("a plain container");
+    let tokenizer = word_piece(arch.vocab).to_hf();
+    let mut files: Vec<(String, Vec<u8>)> = bert::documents(arch)
+        .into_iter()
+        .chain([("tokenizer.json", tokenizer.tokenizer), ("tokenizer_config.json", tokenizer.config)])
+        .map(|(name, document)| (name.to_string(), document.to_string().into_bytes()))
+        .collect();
+    files.push((SINGLE.to_string(), weights));
+    files
 }
 
 /// One block of weights of about -`scale` to `scale`.

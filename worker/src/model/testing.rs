@@ -1,14 +1,17 @@
-//! The real model that tests run on.
+//! The real models that tests run on.
 
 use std::path::PathBuf;
 
 use super::import::{import, model_path};
-use super::{Model, Result};
+use super::{EncoderModel, Model, Result};
 
 /// File of SmolLM2-135M-Instruct that `make model` fetches.
 pub const SMOLLM2_GGUF: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 /// Its model id.
 pub const SMOLLM2_ID: &str = "91e1622d47b213067cffb551a316549576ba1ad583dfc81d5cbe35a5f05e36d2";
+
+/// Folder of all-MiniLM-L6-v2 that `make model` fetches.
+pub const MINILM: &str = "all-MiniLM-L6-v2";
 
 /// The models folder: `DEEPNODE_MODELS`, or `.models` in the repository.
 pub fn models_folder() -> PathBuf {
@@ -31,4 +34,14 @@ pub fn smollm2() -> Model {
         Model::open(&import(&folder.join(SMOLLM2_GGUF), &folder, &|_| {})?.path)
     };
     open().unwrap_or_else(|e| panic!("SmolLM2 is needed (make model): {e}"))
+}
+
+/// all-MiniLM-L6-v2, imported anew. Panics when `make model` has not been run.
+pub fn minilm() -> EncoderModel {
+    // The folder may go: the model stays mapped.
+    let open = || -> Result<EncoderModel> {
+        let models = tempfile::tempdir().map_err(super::ModelError::io(&std::env::temp_dir()))?;
+        EncoderModel::open(&import(&models_folder().join(MINILM), models.path(), &|_| {})?.path)
+    };
+    open().unwrap_or_else(|e| panic!("{MINILM} is needed (make model): {e}"))
 }

@@ -1,6 +1,8 @@
-//! Families of decoders, a file each: what a family is called in the two formats, and where it differs from the others.
-//! Everything else is shared: the operations (`canon`), the slots (`manifest`), the names below.
+//! Families of models, a file each: what a family is called in the two formats, and where it differs from the others.
+//! Everything else is shared: the operations (`canon`), the slots (`manifest`), the names below. Encoders (`bert`) share
+//! less: theirs says all that is not arithmetic.
 
+pub mod bert;
 mod llama;
 mod mistral;
 mod qwen2;
@@ -10,7 +12,7 @@ use super::error::{invalid, Result};
 use super::manifest::{Role, Slot};
 use crate::canon::Architecture;
 
-/// One family.
+/// One family of decoders.
 #[derive(Debug)]
 pub struct Family {
     /// `general.architecture` of a GGUF file, and the prefix of its keys.
@@ -48,7 +50,7 @@ pub enum Window {
     Switch,
 }
 
-/// All families. Of two with one name in GGUF, the first reads it.
+/// All families of decoders. Of two with one name in GGUF, the first reads it.
 pub const ALL: [&Family; 4] = [&llama::FAMILY, &mistral::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY];
 
 impl Presence {
@@ -106,6 +108,8 @@ pub fn gguf_name(slot: &Slot) -> String {
         Role::Gate => "ffn_gate.weight",
         Role::Up => "ffn_up.weight",
         Role::Down => "ffn_down.weight",
+        // No GGUF file is read or written of an encoder.
+        Role::Encoder(_) => return hf_name(slot),
     };
     match slot.layer {
         Some(layer) => format!("blk.{layer}.{name}"),
@@ -133,6 +137,7 @@ pub fn hf_name(slot: &Slot) -> String {
         Role::Gate => "mlp.gate_proj.weight",
         Role::Up => "mlp.up_proj.weight",
         Role::Down => "mlp.down_proj.weight",
+        Role::Encoder(role) => return bert::name(role, slot.layer),
     };
     match slot.layer {
         Some(layer) => format!("model.layers.{layer}.{name}"),

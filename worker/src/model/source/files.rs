@@ -8,7 +8,7 @@ use memmap2::Mmap;
 
 use super::hf::{self, Folder};
 use super::safetensors::{Index, INDEX, SINGLE};
-use super::{gguf, Source};
+use super::{gguf, AnySource};
 use crate::model::error::{invalid, ModelError, Result};
 use crate::model::gguf::Gguf;
 use crate::model::tokenizer::{json, TokenizerFiles};
@@ -21,7 +21,7 @@ const TEMPLATE: &str = "chat_template.jinja";
 #[derive(Debug)]
 pub enum Files {
     Gguf { path: PathBuf, map: Mmap },
-    Folder(Documents),
+    Folder(Box<Documents>),
 }
 
 /// A folder of safetensors and JSON: the weights mapped, the rest read.
@@ -34,6 +34,8 @@ pub struct Documents {
     tokenizer: Vec<u8>,
     tokenizer_config: Option<Vec<u8>>,
     template: Option<Vec<u8>>,
+    modules: Option<Vec<u8>>,
+    pooling: Option<Vec<u8>>,
     index: Option<Vec<u8>>,
     weights: Vec<(String, Mmap)>,
 }
@@ -48,12 +50,13 @@ impl Files {
         if !metadata.is_dir() {
             if is(path, "safetensors") {
                 let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                return Documents::open(folder, Some(path)).map(Files::Folder);
+                return Documents::open(folder, Some(path))
+                    .map(|documents| Files::Folder(Box::new(documents)));
             }
             return Ok(Files::Gguf { path: path.to_path_buf(), map: map(path)? });
         }
         if path.join(INDEX).exists() || path.join(SINGLE).exists() {
-            return Documents::open(path, None).map(Files::Folder);
+            return Documents::open(path, None).map(|documents| Files::Folder(Box::new(documents)));
         }
         let entries = fs::read_dir(path).and_then(|entries| {
             entries.map(|entry| entry.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>()
@@ -71,16 +74,16 @@ impl Files {
     }
 
     /// What they hold.
-    pub fn read(&self) -> Result<Source<'_>> {
+    pub fn read(&self) -> Result<AnySource<'_>> {
         match self {
             Files::Gguf { path, map } => {
                 let mut source = gguf::read(&Gguf::parse(map)?)?;
                 if source.name.is_empty() {
                     source.name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
                 }
-                Ok(source)
+                Ok(AnySource::Decoder(source))
             }
-            Files::Folder(documents) => hf::read(&documents.folder()),
+            Files::Folder(documents) => hf::read_any(&documents.folder()),
         }
     }
 
@@ -118,6 +121,8 @@ impl Documents {
             tokenizer: required(json::TOKENIZER)?,
             tokenizer_config: document(folder, json::CONFIG)?,
             template: document(folder, TEMPLATE)?,
+            modules: document(folder, hf::MODULES)?,
+            pooling: document(folder, hf::POOLING)?,
             index,
             weights,
         })
@@ -133,6 +138,8 @@ impl Documents {
                 config: self.tokenizer_config.as_deref(),
                 template: self.template.as_deref(),
             },
+            modules: self.modules.as_deref(),
+            pooling: self.pooling.as_deref(),
             index: self.index.as_deref(),
             weights: self.weights.iter().map(|(name, map)| (name.as_str(), &map[..])).collect(),
         }

@@ -49,7 +49,7 @@ pub fn read<'a>(gguf: &Gguf<'a>) -> Result<Source<'a>> {
     tensors.remove(ROPE_FREQS);
     Ok(Source {
         name: gguf.string("general.name")?.unwrap_or("").to_string(),
-        parts: parts(&arch, tensors, gguf_name, family.interleaved)?,
+        parts: parts(&arch, tensors, gguf_name, family.interleaved.then_some(arch.head_dim as usize))?,
         arch,
         tokenizer: TokenizerSpec::from_gguf(gguf)?,
     })

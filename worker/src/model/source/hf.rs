@@ -3,17 +3,20 @@
 use serde_json::Value;
 
 use super::safetensors::{self, Index};
-use super::{optional_tensors, parts, window, Source, Tensors};
+use super::{optional_tensors, parts, window, AnySource, Source, Tensors};
 use crate::canon::{Architecture, RopeScaling};
 use crate::model::documents::Settings;
 use crate::model::error::{invalid, within, ModelError, Result};
-use crate::model::family::{hf_name, Family, Window};
+use crate::model::family::{bert, hf_name, Family, Window};
 use crate::model::manifest::check_architecture;
 use crate::model::tokenizer::{TokenizerFiles, TokenizerSpec};
 
 pub const CONFIG: &str = "config.json";
 pub const GENERATION: &str = "generation_config.json";
-const MAX_CONFIG: u64 = 1 << 20;
+/// What sentence-transformers does with the positions of an encoder, and how it makes one vector of them.
+pub const MODULES: &str = "modules.json";
+pub const POOLING: &str = "1_Pooling/config.json";
+pub(in crate::model) const MAX_CONFIG: u64 = 1 << 20;
 
 /// Keys of config.json that are read below, and those that say nothing about the arithmetic.
 const KNOWN_KEYS: [&str; 40] = [
@@ -67,20 +70,38 @@ pub struct Folder<'a> {
     pub config: &'a [u8],
     pub generation: Option<&'a [u8]>,
     pub tokenizer: TokenizerFiles<'a>,
+    pub modules: Option<&'a [u8]>,
+    pub pooling: Option<&'a [u8]>,
     pub index: Option<&'a [u8]>,
     pub weights: Vec<(&'a str, &'a [u8])>,
 }
 
-/// What the files hold.
+impl<'a> Folder<'a> {
+    /// The tensors of the weight files.
+    pub(in crate::model) fn tensors(&self) -> Result<Tensors<'a>> {
+        let index = self.index.map(Index::parse).transpose()?;
+        safetensors::read(&self.weights, index.as_ref())
+    }
+}
+
+/// What the files hold, a language model or an encoder.
+pub fn read_any<'a>(folder: &Folder<'a>) -> Result<AnySource<'a>> {
+    let settings = Settings::parse(CONFIG, folder.config, MAX_CONFIG)?;
+    match settings.string("model_type")?.as_deref() {
+        Some(bert::MODEL_TYPE) => bert::read(folder, &settings).map(AnySource::Encoder),
+        _ => read(folder).map(AnySource::Decoder),
+    }
+}
+
+/// The language model that the files hold.
 pub fn read<'a>(folder: &Folder<'a>) -> Result<Source<'a>> {
     let settings = Settings::parse(CONFIG, folder.config, MAX_CONFIG)?;
     let kind = settings.required("model_type", settings.string("model_type"))?;
     let family = Family::from_hf(&kind).ok_or_else(|| {
-        let bound = "known are llama, mistral, qwen2 and qwen3";
+        let bound = "known are llama, mistral, qwen2, qwen3 and, for encoders, bert";
         invalid(settings.field("model_type"), format!("{kind:?}"), bound)
     })?;
-    let index = folder.index.map(Index::parse).transpose()?;
-    let mut tensors = safetensors::read(&folder.weights, index.as_ref())?;
+    let mut tensors = folder.tensors()?;
     // Older files keep the frequencies, which follow from the settings.
     tensors.retain(|name, _| !name.ends_with(".rotary_emb.inv_freq"));
     let mut arch = architecture(&settings, family, &tensors)?;
@@ -88,7 +109,7 @@ pub fn read<'a>(folder: &Folder<'a>) -> Result<Source<'a>> {
         drop_copied_head(&mut tensors)?;
     }
     // Before the tokenizer: it has as many tokens as the embedding has rows, which are really there.
-    let parts = parts(&arch, tensors, hf_name, false)?;
+    let parts = parts(&arch, tensors, hf_name, None)?;
     let generation = Settings::parse(GENERATION, folder.generation.unwrap_or(b"{}"), MAX_CONFIG)?;
     let first = |ids: Vec<u32>| ids.first().copied();
     let tokenizer = TokenizerSpec::from_hf(
@@ -197,7 +218,7 @@ fn architecture(settings: &Settings, family: &Family, tensors: &Tensors<'_>) -> 
 }
 
 /// Refuses a value that is there, not null, and none of `values`.
-fn must_be(settings: &Settings, key: &str, values: &[Value]) -> Result<()> {
+pub(in crate::model) fn must_be(settings: &Settings, key: &str, values: &[Value]) -> Result<()> {
     match settings.get(key, "a value", |value| Some(value.clone()))? {
         Some(found) if !values.contains(&found) => {
             let values: Vec<String> = values.iter().map(Value::to_string).collect();

@@ -15,19 +15,26 @@ pub use files::Files;
 use super::error::{invalid, ModelError, Result};
 use super::family::Family;
 use super::gguf::TensorData;
-use super::manifest::{check_architecture, slots, Role, Slot};
-use super::tokenizer::TokenizerSpec;
-use crate::canon::Architecture;
+use super::kind::{Kind, Spec};
+use super::manifest::{Role, Slot};
+use crate::canon::{Architecture, EncoderArchitecture};
 
 /// A model before its import. The parts borrow from the files.
 #[derive(Debug)]
-pub struct Source<'a> {
+pub struct Source<'a, A: Kind = Architecture> {
     /// Its own name, for people.
     pub name: String,
-    pub arch: Architecture,
-    pub tokenizer: TokenizerSpec,
+    pub arch: A,
+    pub tokenizer: Spec<A>,
     /// In the manifest's order.
     pub parts: Vec<Part<'a>>,
+}
+
+/// A model of either kind before its import.
+#[derive(Debug)]
+pub enum AnySource<'a> {
+    Decoder(Source<'a>),
+    Encoder(Source<'a, EncoderArchitecture>),
 }
 
 /// A slot of the model and the tensor of the file that fills it.
@@ -93,15 +100,17 @@ fn optional_tensors(
     Ok((has(Role::QBias).1, has(Role::QNorm).1))
 }
 
-/// The parts of a checked architecture, out of `tensors`, of which none may be left.
-fn parts<'a>(
-    arch: &Architecture,
+/// The parts of a checked architecture, out of `tensors`, of which none may be left. `interleaved` are the elements of a
+/// head, where rotary rows are stored so.
+pub(in crate::model) fn parts<'a, A: Kind>(
+    arch: &A,
     mut tensors: Tensors<'a>,
     name: fn(&Slot) -> String,
-    interleaved: bool,
+    interleaved: Option<usize>,
 ) -> Result<Vec<Part<'a>>> {
-    check_architecture(arch)?;
-    let parts = slots(arch)
+    arch.check()?;
+    let parts = arch
+        .slots()
         .into_iter()
         .map(|slot| {
             let name = name(&slot);
@@ -114,7 +123,7 @@ fn parts<'a>(
                     format!("must be {}", shape(slot.rows, slot.cols)),
                 ));
             }
-            let interleaved = (interleaved && is_rotary(&slot)).then_some(arch.head_dim as usize);
+            let interleaved = interleaved.filter(|_| is_rotary(&slot));
             Ok(Part { slot, name, data, interleaved })
         })
         .collect::<Result<Vec<_>>>()?;

@@ -16,6 +16,8 @@ use ::safetensors::{Dtype, SafeTensors};
 pub const INDEX: &str = "model.safetensors.index.json";
 pub const SINGLE: &str = "model.safetensors";
 
+/// A table of the numbers from 0 on that older files of BERT hold; they follow from the settings.
+const POSITION_IDS: &str = "embeddings.position_ids";
 const MAX_HEADER: u64 = 32 << 20;
 const MAX_INDEX: u64 = 32 << 20;
 const MAX_TENSORS: u64 = 1 << 16;
@@ -103,7 +105,7 @@ fn read_file<'a>(file: &str, bytes: &'a [u8]) -> Result<Tensors<'a>> {
     let data = &bytes[8 + header..];
     let mut tensors = BTreeMap::new();
     for name in metadata.offset_keys() {
-        let Some(info) = metadata.info(&name) else { continue };
+        let Some(info) = metadata.info(&name).filter(|_| name != POSITION_IDS) else { continue };
         within(format!("length of a tensor's name in {file}"), name.len() as u64, 1, MAX_NAME)?;
         let field = |what: &str| format!("{what} of tensor {name}");
         let encoding = match info.dtype {

@@ -163,7 +163,10 @@ fn weights_that_are_not_finite() {
 
 #[test]
 fn wrong_settings() {
-    config(|c| c["model_type"] = "mamba".into(), "known are llama, mistral, qwen2 and qwen3");
+    config(
+        |c| c["model_type"] = "mamba".into(),
+        "known are llama, mistral, qwen2, qwen3 and, for encoders, bert",
+    );
     config(|c| c["model_type"] = 3.into(), "model_type of config.json is 3: must be a string");
     config(
         |c| c["architectures"] = json!(["LlamaForSequenceClassification"]),

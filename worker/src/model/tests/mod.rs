@@ -1,4 +1,5 @@
 mod checkpoint;
+mod encoder;
 mod hostile;
 mod real;
 mod roundtrip;

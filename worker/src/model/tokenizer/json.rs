@@ -221,7 +221,7 @@ impl PreTokenizer {
     }
 }
 
-fn brief(value: &Value) -> String {
+pub(super) fn brief(value: &Value) -> String {
     value.to_string().chars().take(80).collect()
 }
 

@@ -1,4 +1,4 @@
-//! Text to tokens and back: byte-level BPE, as GPT-2, SmolLM2, Llama 3 and Qwen use it.
+//! Text to tokens and back: byte-level BPE, as GPT-2, SmolLM2, Llama 3 and Qwen use it. `wordpiece` is what encoders use.
 //!
 //! The digest covers everything that decides which ids a text becomes and which bytes an id is, in a form that
 //! does not depend on the file the tokenizer came from: `spec`. `gguf` and `json` read and write that form.
@@ -6,6 +6,7 @@
 mod gguf;
 pub(in crate::model) mod json;
 mod spec;
+mod wordpiece;
 
 use tokenizers::models::bpe::{Vocab, BPE};
 use tokenizers::normalizers::NFC;
@@ -22,6 +23,7 @@ use crate::canon::commit::Digest;
 pub use json::{HfTokenizer, TokenizerFiles};
 pub(in crate::model) use spec::byte_alphabet;
 pub use spec::{PieceKind, PreTokenizer, TokenizerSpec};
+pub use wordpiece::{WordPiece, WordPieceSpec};
 
 /// Greatest length of a text to encode, in bytes.
 pub const MAX_TEXT: usize = 4 << 20;

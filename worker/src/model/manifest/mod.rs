@@ -2,16 +2,20 @@
 //! shape, BLAKE3), so that any leaf can be shown to the chain with a short path.
 //!
 //! Leaves, in order:
-//! 0. the architecture, `encode_architecture` below;
+//! 0. the architecture, `encode_architecture` below, or `encode_encoder`;
 //! 1. the tokenizer digest, 32 bytes;
-//! 2. the rope table's digest, 32 bytes;
+//! 2. the rope table's digest, 32 bytes (an encoder has no table: BLAKE3 of nothing);
 //! 3. and on, the tensors of `slots`: rows, columns (u32 little-endian), BLAKE3 of the elements (binary16
 //!    little-endian, row-major, unpadded, rotary rows half-split): 40 bytes each.
+
+mod encoder;
 
 use crate::canon::commit::{merkle_path, merkle_root, Digest};
 use crate::canon::{Architecture, RopeScaling};
 
 use super::error::{invalid, within, Result};
+use super::kind::Kind;
+pub use encoder::{check_encoder, decode_encoder, encode_encoder, encoder_slots, EncoderRole, KIND_ENCODER};
 
 /// First integer of an architecture leaf: a llama-shaped decoder.
 pub const KIND_DECODER: u32 = 1;
@@ -211,7 +215,7 @@ impl Architecture {
     }
 }
 
-/// What a tensor is in the decoder.
+/// What a tensor is in the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     Embedding,
@@ -233,6 +237,8 @@ pub enum Role {
     Gate,
     Up,
     Down,
+    /// All of an encoder.
+    Encoder(EncoderRole),
 }
 
 /// One tensor of an architecture. A vector has one row.
@@ -249,16 +255,21 @@ impl Slot {
     /// Whether it is a gain or a bias, which is kept as it is; a matrix is kept in panels.
     pub fn is_vector(&self) -> bool {
         use Role::*;
-        matches!(self.role, FinalGain | AttnGain | FfnGain | QBias | KBias | VBias | QNorm | KNorm)
+        match self.role {
+            FinalGain | AttnGain | FfnGain | QBias | KBias | VBias | QNorm | KNorm => true,
+            Embedding | Head | Q | K | V | O | Gate | Up | Down => false,
+            Encoder(role) => role.is_vector(),
+        }
     }
 }
 
 impl std::fmt::Display for Slot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.layer {
-            Some(layer) => write!(f, "{:?} of layer {layer}", self.role),
-            None => write!(f, "{:?}", self.role),
+        match self.role {
+            Role::Encoder(role) => write!(f, "{role:?}")?,
+            role => write!(f, "{role:?}")?,
         }
+        self.layer.map_or(Ok(()), |layer| write!(f, " of layer {layer}"))
     }
 }
 
@@ -300,11 +311,11 @@ pub fn slots(arch: &Architecture) -> Vec<Slot> {
 
 /// The parts of a model that its id covers.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Manifest {
-    pub arch: Architecture,
+pub struct Manifest<A = Architecture> {
+    pub arch: A,
     pub tokenizer: Digest,
     pub rope: Digest,
-    /// Digests of the tensors of `slots(arch)`.
+    /// Digests of the tensors of the architecture's slots.
     pub tensors: Vec<Digest>,
 }
 
@@ -318,11 +329,11 @@ pub struct ArchitectureProof {
     pub path: Vec<Digest>,
 }
 
-impl Manifest {
+impl<A: Kind> Manifest<A> {
     /// The leaves, in order.
     pub fn leaves(&self) -> Vec<Vec<u8>> {
-        let mut leaves = vec![encode_architecture(&self.arch), self.tokenizer.to_vec(), self.rope.to_vec()];
-        leaves.extend(slots(&self.arch).iter().zip(&self.tensors).map(|(slot, digest)| {
+        let mut leaves = vec![self.arch.to_leaf(), self.tokenizer.to_vec(), self.rope.to_vec()];
+        leaves.extend(self.arch.slots().iter().zip(&self.tensors).map(|(slot, digest)| {
             [&(slot.rows as u32).to_le_bytes()[..], &(slot.cols as u32).to_le_bytes(), digest].concat()
         }));
         leaves
