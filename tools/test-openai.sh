@@ -50,7 +50,9 @@ fetch "$node_sdk" "$node_package" npm install --silent --no-audit --no-fund --pr
 model=$(find -L "$models" -maxdepth 1 -name '*.dnm' 2>/dev/null | sort | head -n 1)
 [[ $model ]] || model=$(find -L "$models" -maxdepth 1 -name '*.gguf' 2>/dev/null | sort | head -n 1)
 [[ $model ]] || fail "there is no model in $models: make model"
-PYTHONPATH=$python_sdk PYTHONDONTWRITEBYTECODE=1 python3 "$tests/test_sdk.py" "$worker" "$model"
+encoder=$models/all-MiniLM-L6-v2
+[[ -d $encoder ]] || fail "there is no encoder in $models: make model"
+PYTHONPATH=$python_sdk PYTHONDONTWRITEBYTECODE=1 python3 "$tests/test_sdk.py" "$worker" "$model" "$encoder"
 # Node looks for packages beside the file that imports them.
 cp "$tests/test_sdk.mjs" "$node_sdk/"
-node "$node_sdk/test_sdk.mjs" "$worker" "$model"
+node "$node_sdk/test_sdk.mjs" "$worker" "$model" "$encoder"

@@ -48,7 +48,7 @@ impl Gateway {
             }
             let terms =
                 Terms { client, signer, gas_price: config.gas_price()?, default_output: self.default_output };
-            let name = self.listening.name.clone().or_else(|| short_name(&model));
+            let name = self.listening.name.clone().or_else(|| short_name(model.name()));
             let id = hex::encode(model.id());
             let settings = self.listening.settings(name.clone(), keys);
             let gateway = Server::to_chain(model, settings, terms, ledger).await.context("gateway")?;

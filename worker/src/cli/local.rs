@@ -17,13 +17,13 @@ pub(super) struct ModelArg {
     /// A GGUF or safetensors file or folder (which is imported into the home's models first), an imported model's
     /// file, or its id.
     #[arg(long, value_name = "PATH|ID")]
-    model: String,
+    pub(super) model: String,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Local {
     #[command(flatten)]
-    model: ModelArg,
+    pub(super) model: ModelArg,
     /// Threads that compute; every core by default.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -80,9 +80,9 @@ impl ModelArg {
 }
 
 /// A short name for people: the model's own, in lower case, without spaces; none if that is empty.
-pub(super) fn short_name(model: &Model) -> Option<String> {
+pub(super) fn short_name(name: &str) -> Option<String> {
     let plain =
         |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c.to_ascii_lowercase() } else { '-' };
-    let name: String = model.name().chars().map(plain).collect();
+    let name: String = name.chars().map(plain).collect();
     Some(name.trim_matches('-').to_string()).filter(|name| !name.is_empty())
 }

@@ -16,8 +16,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use parking_lot::Mutex;
 
+use super::door::Door;
 use super::errors::ApiError;
-use super::Gateway;
 
 /// Fewest bytes of a key.
 const MIN_KEY: usize = 16;
@@ -142,8 +142,8 @@ fn limit(caller: &mut Caller, word: &str) -> anyhow::Result<()> {
 }
 
 /// Lets a request pass that brings a key, where there are any, and tells the handlers whose it is.
-pub async fn require(State(gateway): State<Arc<Gateway>>, mut request: Request, next: Next) -> Response {
-    let keys = &gateway.settings.keys;
+pub async fn require(State(door): State<Arc<Door>>, mut request: Request, next: Next) -> Response {
+    let keys = &door.keys;
     if keys.is_empty() {
         request.extensions_mut().insert(Arc::new(Caller { name: "local".into(), ..Caller::default() }));
         return next.run(request).await;

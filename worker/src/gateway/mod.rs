@@ -4,7 +4,8 @@
 //!
 //! A request passes `fields` (its JSON, field by field), an endpoint (`chat`, `completions`), `options` (what both have
 //! in common), the `backend` (who answers: the `scheduler` of this process' engine, or the workers of a `chain`) and
-//! `answer`, which `stream` or one JSON body carries back. `calls` finds tool calls in it.
+//! `answer`, which `stream` or one JSON body carries back. `calls` finds tool calls in it. `embeddings` serves an encoder,
+//! alone or beside the model; `door` is what all requests pass.
 
 mod answer;
 mod backend;
@@ -13,6 +14,8 @@ mod chain;
 mod chat;
 mod completions;
 mod connections;
+mod door;
+mod embeddings;
 mod errors;
 mod fields;
 mod keys;
@@ -23,37 +26,34 @@ mod scheduler;
 mod stream;
 mod text;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::extract::{Request, State};
-use axum::http::header::{CONTENT_TYPE, HOST};
-use axum::middleware::{from_fn_with_state, Next};
-use axum::response::{IntoResponse, Response};
+use axum::extract::State;
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde_json::{json, Value};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 pub use chain::{Ledger, Terms};
 pub use connections::Limits;
+pub use embeddings::{Embeddings, EncoderGateway};
 pub use keys::ApiKeys;
 pub use options::{draw_seed, seed, temperature_micros, top_p_micros, TEMPERATURE_BOUND, TOP_P_BOUND};
 
 use crate::engine::Engine;
-use crate::metrics::TEXT_FORMAT;
 use crate::model::Model;
 use crate::request::CANON;
 use backend::Backend;
 use chain::Tasks;
+use door::Door;
 use errors::ApiError;
 use metrics::Metrics;
+use models::Listed;
 use scheduler::Scheduler;
-
-/// What connections get to take notice after the drain is over.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// How a gateway serves.
 #[derive(Clone, Debug)]
@@ -94,17 +94,29 @@ pub struct Gateway {
     settings: Settings,
     backend: Backend,
     metrics: Arc<Metrics>,
-    /// Seconds since 1970 at which serving began.
-    since: u64,
+    listed: Listed,
+    /// An encoder beside the model.
+    embeddings: Option<Arc<Embeddings>>,
 }
 
 impl Gateway {
     /// A gateway to `engine`, which computes `model`. Starts the thread that computes.
     pub fn new(model: Arc<Model>, engine: Engine, settings: Settings) -> std::io::Result<Arc<Self>> {
+        Self::with(model, engine, settings, None)
+    }
+
+    /// The same with an encoder beside the model, if there is one.
+    pub fn with(
+        model: Arc<Model>,
+        engine: Engine,
+        settings: Settings,
+        embeddings: Option<Arc<Embeddings>>,
+    ) -> std::io::Result<Arc<Self>> {
         let metrics = Arc::new(Metrics::default());
         let scheduler =
             Scheduler::start(model.clone(), engine, settings.parallel, settings.queue, metrics.clone())?;
-        Ok(Self::behind(model, settings, metrics, Backend::Local(scheduler)))
+        let gateway = Self::behind(model, settings, metrics, Backend::Local(scheduler));
+        Ok(Arc::new(Self { embeddings, ..gateway }))
     }
 
     /// A gateway to the workers of a chain that serve `model`, which is here for its tokenizer alone.
@@ -118,12 +130,14 @@ impl Gateway {
         let tasks =
             Tasks::new(terms, model.clone(), ledger, (settings.parallel, settings.queue), metrics.clone())
                 .await?;
-        Ok(Self::behind(model, settings, metrics, Backend::Chain(tasks)))
+        Ok(Arc::new(Self::behind(model, settings, metrics, Backend::Chain(tasks))))
     }
 
-    fn behind(model: Arc<Model>, settings: Settings, metrics: Arc<Metrics>, backend: Backend) -> Arc<Self> {
+    fn behind(model: Arc<Model>, settings: Settings, metrics: Arc<Metrics>, backend: Backend) -> Self {
         let id = hex::encode(model.id());
-        Arc::new(Self { model, id, settings, backend, metrics, since: unix_seconds() })
+        let (name, context, since) = (settings.name.clone(), model.arch().context, unix_seconds());
+        let listed = Listed { id: id.clone(), name, context, since };
+        Self { model, id, settings, backend, metrics, listed, embeddings: None }
     }
 
     /// Names the arithmetic and the model: with equal fingerprints, equal requests have equal answers.
@@ -133,19 +147,26 @@ impl Gateway {
 
     /// What is counted, in Prometheus' format.
     pub fn metrics(&self) -> String {
-        self.metrics.text() + &self.backend.metrics()
+        let embeddings = self.embeddings.as_ref().map(|embeddings| embeddings.metrics());
+        self.metrics.text() + &self.backend.metrics() + &embeddings.unwrap_or_default()
     }
 
-    /// The names that a request may call the model by.
-    fn names(&self) -> impl Iterator<Item = &str> {
-        self.settings.name.as_deref().into_iter().chain([self.id.as_str()])
+    /// All models that are served.
+    fn listed(&self) -> Vec<&Listed> {
+        [&self.listed]
+            .into_iter()
+            .chain(self.embeddings.as_ref().map(|embeddings| embeddings.listed()))
+            .collect()
     }
 
-    /// Refuses a name of another model.
+    /// Refuses a name of another model than the one that generates text.
     fn check_name(&self, name: &str) -> Result<(), ApiError> {
-        match self.names().any(|known| known == name) {
-            true => Ok(()),
-            false => Err(ApiError::no_model(name, &self.names().collect::<Vec<_>>().join(", "))),
+        match &self.embeddings {
+            Some(embeddings) if embeddings.listed().is(name) => {
+                let why = format!("{name} is an encoder, and generates no text (/v1/embeddings)");
+                Err(ApiError::unsupported("model", why))
+            }
+            _ => self.listed.check(name),
         }
     }
 
@@ -155,16 +176,15 @@ impl Gateway {
         let guarded = Router::new()
             .route("/v1/chat/completions", post(chat::create))
             .route("/v1/completions", post(completions::create))
-            .route("/v1/embeddings", post(models::embeddings))
             .route("/v1/models", get(models::list))
             .route("/v1/models/{id}", get(models::retrieve))
-            .route("/metrics", get(prometheus))
-            .route_layer(from_fn_with_state(self.clone(), keys::require));
-        open.merge(guarded)
-            .fallback(errors::unknown_path)
-            .method_not_allowed_fallback(errors::unknown_method)
-            .layer(from_fn_with_state(self.clone(), receive))
-            .with_state(self.clone())
+            .route("/metrics", get(prometheus));
+        let guarded = match &self.embeddings {
+            Some(embeddings) => guarded.merge(embeddings.routes()),
+            None => guarded.route("/v1/embeddings", post(models::no_embeddings)),
+        };
+        let door = Arc::new(Door { keys: self.settings.keys.clone(), metrics: self.metrics.clone() });
+        door::routes(&door, open, guarded).with_state(self.clone())
     }
 
     /// Serves until `stop` becomes true, and then until the requests under way are answered or the drain is over.
@@ -173,26 +193,15 @@ impl Gateway {
         listener: TcpListener,
         stop: watch::Receiver<bool>,
     ) -> std::io::Result<()> {
-        let stopping = |mut stop: watch::Receiver<bool>, gateway: Arc<Self>| async move {
-            let _ = stop.wait_for(|stop| *stop).await;
-            gateway.backend.close();
+        let close = || {
+            self.backend.close();
+            self.embeddings.iter().for_each(|embeddings| embeddings.close());
         };
-        let server = connections::serve(
-            listener,
-            self.router(),
-            self.settings.limits,
-            stopping(stop.clone(), self.clone()),
-        );
-        let patience = async {
-            stopping(stop, self.clone()).await;
-            tokio::time::sleep(self.settings.drain).await;
+        let abort = || {
             self.backend.abort();
-            tokio::time::sleep(LAST_WORDS).await;
+            self.embeddings.iter().for_each(|embeddings| embeddings.abort());
         };
-        tokio::select! {
-            () = server => Ok(()),
-            () = patience => Ok(()),
-        }
+        door::serve(listener, self.router(), &self.settings, stop, close, abort).await
     }
 }
 
@@ -208,40 +217,13 @@ pub fn check_listen(listen: SocketAddr, keys: &ApiKeys) -> Result<(), String> {
     ))
 }
 
-/// Counts every answer. Without keys it serves those alone who call this machine by a local name: a web page could
-/// otherwise let its own name resolve to 127.0.0.1 and use the API from a visitor's browser.
-async fn receive(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
-    let host = request.headers().get(HOST).map(|host| host.to_str().unwrap_or_default().to_string());
-    let response = match host {
-        Some(host) if gateway.settings.keys.is_empty() && !is_local(&host) => {
-            ApiError::foreign_host(&host).into_response()
-        }
-        _ => next.run(request).await,
-    };
-    gateway.metrics.answered(response.status());
-    response
-}
-
-fn is_local(host: &str) -> bool {
-    let digits = |port: &str| port.bytes().all(|b| b.is_ascii_digit());
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if digits(port) => name,
-        _ => host,
-    };
-    name.eq_ignore_ascii_case("localhost")
-        || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
 /// Whether requests are taken.
 async fn health(State(gateway): State<Arc<Gateway>>) -> Result<Json<Value>, ApiError> {
-    match gateway.backend.is_open() {
-        true => Ok(Json(json!({ "status": "ok" }))),
-        false => Err(ApiError::stopping()),
-    }
+    door::health(gateway.backend.is_open())
 }
 
 async fn prometheus(State(gateway): State<Arc<Gateway>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, TEXT_FORMAT)], gateway.metrics())
+    door::exposition(gateway.metrics())
 }
 
 fn unix_seconds() -> u64 {
@@ -251,16 +233,6 @@ fn unix_seconds() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hosts_of_this_machine() {
-        for host in ["localhost", "LocalHost:8080", "127.0.0.1", "127.9.9.9:1", "[::1]:8080", "[::1]"] {
-            assert!(is_local(host), "{host}");
-        }
-        for host in ["", "example.com", "localhost.example.com:8080", "10.0.0.1:8080", "127.0.0.1.nip.io"] {
-            assert!(!is_local(host), "{host}");
-        }
-    }
 
     #[test]
     fn strangers_need_keys() {

@@ -1,4 +1,4 @@
-// OpenAI's JavaScript SDK, unmodified, against a gateway: test_sdk.mjs WORKER MODEL starts one and stops it.
+// OpenAI's JavaScript SDK, unmodified, against a gateway: test_sdk.mjs WORKER MODEL ENCODER starts one and stops it.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import OpenAI from "openai";
 
-const [worker, model] = process.argv.slice(2);
+const [worker, model, encoder] = process.argv.slice(2);
 const KEY = "sk-of-this-test-alone";
 const MESSAGES = [{ role: "user", content: "What is the capital of France?" }];
 // Some thousands of tokens.
@@ -43,7 +43,7 @@ class Gateway {
   }
 }
 
-const gateway = await Gateway.start();
+const gateway = await Gateway.start("--encoder", encoder);
 const client = gateway.client();
 const name = (await client.models.list()).data[0].id;
 const ask = (more = {}, options = {}) =>
@@ -105,6 +105,22 @@ const tests = {
     });
     await assert.rejects(ask({ model: "gpt-4" }), OpenAI.NotFoundError);
     await assert.rejects(gateway.client({ apiKey: "sk-of-nobody-at-all" }).models.list(), OpenAI.AuthenticationError);
+  },
+
+  async embeddings() {
+    const texts = ["A cat sits on the mat.", "The bank raised its interest rates."];
+    const embed = (more) => client.embeddings.create({ model: "all-minilm-l6-v2", input: texts, ...more });
+    // The SDK asks for base64 where nothing is said, and decodes it.
+    const vectors = (await embed()).data.map((data) => Array.from(data.embedding));
+    assert.deepEqual(vectors.map((vector) => vector.length), [384, 384]);
+    const plain = await embed({ encoding_format: "float" });
+    assert.deepEqual(plain.data.map((data) => data.embedding), vectors);
+    assert.equal(plain.usage.total_tokens, plain.usage.prompt_tokens);
+    assert.equal(typeof (await embed({ encoding_format: "base64" })).data[0].embedding, "string");
+    await assert.rejects(embed({ dimensions: 128 }), { status: 400, param: "dimensions" });
+    await assert.rejects(embed({ input: "so long ".repeat(300) }), { code: "context_length_exceeded" });
+    await assert.rejects(embed({ model: name }), OpenAI.NotFoundError);
+    await assert.rejects(ask({ model: "all-minilm-l6-v2" }), { status: 400, param: "model" });
   },
 
   async cancelledStream() {

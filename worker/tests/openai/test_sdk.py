@@ -1,4 +1,4 @@
-"""OpenAI's Python SDK, unmodified, against a gateway: test_sdk.py WORKER MODEL starts one and stops it."""
+"""OpenAI's Python SDK, unmodified, against a gateway: test_sdk.py WORKER MODEL ENCODER starts one and stops it."""
 
 import os
 import subprocess
@@ -10,6 +10,7 @@ import unittest
 import openai
 
 MODEL = None  # the name under which the gateway lists its model
+ENCODER = "all-minilm-l6-v2"
 KEY = "sk-of-this-test-alone"
 MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
 
@@ -102,10 +103,45 @@ class Sdk(unittest.TestCase):
         self.assertEqual(caught.exception.code, "context_length_exceeded")
         with self.assertRaises(openai.NotFoundError):
             self.chat(model="gpt-4")
-        with self.assertRaises(openai.BadRequestError):
-            self.client.embeddings.create(model=MODEL, input="text")
         with self.assertRaises(openai.AuthenticationError):
             gateway.client(api_key="sk-of-nobody-at-all").models.list()
+
+    def embed(self, texts, **options):
+        return self.client.embeddings.create(model=ENCODER, input=texts, **options)
+
+    def test_embeddings(self):
+        texts = ["A cat sits on the mat.", "A kitten is on the rug.", "The bank raised its interest rates."]
+        # The SDK asks for base64 where nothing is said, and decodes it.
+        answer = self.embed(texts)
+        vectors = [data.embedding for data in answer.data]
+        self.assertEqual([len(vector) for vector in vectors], [384] * 3)
+        self.assertEqual([data.index for data in answer.data], [0, 1, 2])
+        self.assertEqual(answer.usage.total_tokens, answer.usage.prompt_tokens)
+        self.assertGreater(answer.usage.prompt_tokens, 15)
+        plain = [data.embedding for data in self.embed(texts, encoding_format="float").data]
+        self.assertEqual(plain, vectors)
+        self.assertIsInstance(self.embed(texts[0], encoding_format="base64").data[0].embedding, str)
+        self.assertEqual(self.embed(texts[2]).data[0].embedding, vectors[2])
+        like = lambda a, b: sum(x * y for x, y in zip(vectors[a], vectors[b]))
+        self.assertAlmostEqual(like(0, 0), 1, places=2)
+        self.assertTrue(like(0, 1) > 0.5 > 0.3 > like(0, 2))
+        self.assertEqual(len(self.embed([101, 4937, 102]).data), 1)
+
+    def test_errors_of_embeddings(self):
+        for param, code, options in [
+            ("dimensions", "unsupported_parameter", {"dimensions": 128}),
+            ("input[1]", "context_length_exceeded", {"texts": ["a", "so long " * 300]}),
+            ("input[0]", "invalid_value", {"texts": [""]}),
+            ("input", "invalid_value", {"texts": []}),
+        ]:
+            with self.assertRaises(openai.BadRequestError) as caught:
+                self.embed(options.pop("texts", "a"), **options)
+            self.assertEqual((caught.exception.param, caught.exception.code), (param, code))
+        with self.assertRaises(openai.NotFoundError):
+            self.client.embeddings.create(model=MODEL, input="text")
+        with self.assertRaises(openai.BadRequestError) as caught:
+            self.chat(model=ENCODER)
+        self.assertEqual(caught.exception.param, "model")
 
     def test_timeout_of_the_client_frees_the_engine(self):
         with self.assertRaises(openai.APITimeoutError):
@@ -132,7 +168,7 @@ class Sdk(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    gateway = Gateway()
+    gateway = Gateway("--encoder", sys.argv[3])
     try:
         MODEL = next(iter(gateway.client().models.list())).id
         tests = unittest.defaultTestLoader.loadTestsFromTestCase(Sdk)
