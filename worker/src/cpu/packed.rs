@@ -97,12 +97,12 @@ impl<S: Simd, const N: usize> Scales<S, N> {
         // SAFETY: the caller's contract.
         unsafe {
             if is_lean::<S>(packing) {
-                let x = S::fma(self.d[j], q, self.m[j]);
-                S::fma(x, S::splat(-8192.0), x.mul(S::splat(8193.0)))
+                let x = S::fma_exact(self.d[j], q, self.m[j]);
+                S::fma_exact(x, S::splat(-8192.0), x.mul(S::splat(8193.0)))
             } else if packing == Packing::Q4_1 {
                 S::fma(self.d[j], q, self.m[j]).add(S::fma(self.d_down[j], q, self.m_down[j]))
             } else {
-                S::fma(self.d_down[j], q, self.d[j].mul(q))
+                S::fma_exact(self.d_down[j], q, self.d[j].mul(q))
             }
         }
     }
@@ -128,17 +128,42 @@ unsafe fn expand<S: Simd, const N: usize>(packing: Packing, block: *const u8, si
             return;
         }
         for eight in 0..GROUP / 8 {
-            let first = S::load_dwords(codes.add(eight * HALF_PANEL * 4));
-            let mut dwords = [first; N];
-            for (j, dwords) in dwords.iter_mut().enumerate().skip(1) {
-                *dwords = S::load_dwords(codes.add((eight * HALF_PANEL + j * S::LANES) * 4));
+            let codes = codes.add(eight * HALF_PANEL * 4);
+            let mut dwords = [S::load_dwords(codes); N];
+            for j in 1..N {
+                dwords[j] = S::load_dwords(codes.add(j * S::LANES * 4));
             }
-            for i in 0..8 {
-                for (j, dwords) in dwords.iter().enumerate() {
-                    let q = S::nibble(*dwords, i, packing == Packing::Q4_0);
-                    sink.take(eight * 8 + i, j, scales.weight(packing, j, q));
-                }
-            }
+            // Spelled out: the compiler does not always unroll so large a body, and shifts by what is not a constant
+            // took twice the time.
+            column::<S, N, 0>(packing, &scales, &dwords, eight, sink);
+            column::<S, N, 1>(packing, &scales, &dwords, eight, sink);
+            column::<S, N, 2>(packing, &scales, &dwords, eight, sink);
+            column::<S, N, 3>(packing, &scales, &dwords, eight, sink);
+            column::<S, N, 4>(packing, &scales, &dwords, eight, sink);
+            column::<S, N, 5>(packing, &scales, &dwords, eight, sink);
+            column::<S, N, 6>(packing, &scales, &dwords, eight, sink);
+            column::<S, N, 7>(packing, &scales, &dwords, eight, sink);
+        }
+    }
+}
+
+/// Gives `sink` column I of eight, whose codes are the I-th four bits of each dword.
+///
+/// # Safety
+/// As [`expand`].
+#[inline(always)]
+unsafe fn column<S: Simd, const N: usize, const I: usize>(
+    packing: Packing,
+    scales: &Scales<S, N>,
+    dwords: &[S::Dwords; N],
+    eight: usize,
+    sink: &mut impl Sink<S>,
+) {
+    for j in 0..N {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let q = S::nibble(dwords[j], I, matches!(packing, Packing::Q4_0));
+            sink.take(eight * 8 + I, j, scales.weight(packing, j, q));
         }
     }
 }
