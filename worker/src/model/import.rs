@@ -137,14 +137,10 @@ fn lock(models: &Path) -> Result<File> {
     Ok(lock)
 }
 
-/// Whether weights stay quantised in model files. Not yet: the kernels make the right bits of them, but with one thread, and
-/// Q4_1 with AVX2, slower than they read halves (docs/performance.md).
-const KEEP_QUANTISED: bool = false;
-
 /// How a tensor stays quantised: as its file has it, where there are kernels for that and they make the canonical halves
 /// of every group.
 fn packing(part: &Part<'_>) -> Result<Option<Packing>> {
-    let Some(packing) = part.data.encoding.packing().filter(|_| KEEP_QUANTISED) else { return Ok(None) };
+    let Some(packing) = part.data.encoding.packing() else { return Ok(None) };
     let (rows, cols) = (part.slot.rows, part.slot.cols);
     if part.slot.is_vector() || packing.padded_len(rows, cols).is_none() {
         return Ok(None);
