@@ -27,7 +27,7 @@ programs: doctor cometbft model
 
 ##### Checks
 
-.PHONY: fuzz-import doctor lint test test-openai test-chain-long accept-snapshots test-store-long
+.PHONY: fuzz-import doctor lint test test-neon test-openai test-chain-long accept-snapshots test-store-long
 doctor: ## Name what this machine lacks, and the way to get it
 	@tools/doctor.sh
 
@@ -37,6 +37,9 @@ lint: doctor ## Formatting and clippy
 
 test: ## All tests and the network's tour, with a table of where the time went (V=1: all output)
 	@tools/test.sh
+
+test-neon: ## The engine's tests on aarch64, emulated by qemu where this machine is another (minutes, once more to compile)
+	@tools/test-neon.sh
 
 test-openai: programs ## OpenAI's own SDKs (Python, JavaScript) against `deepnode-worker serve` with the real model (seconds)
 	@tools/test-openai.sh

@@ -11,17 +11,21 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ, VL.
     Avx512,
+    /// NEON, which every aarch64 has.
+    Neon,
 }
 
 impl Isa {
     /// The best that this processor has.
     pub fn detect() -> Self {
-        [Self::Avx512, Self::Avx2].into_iter().find(|isa| isa.is_available()).unwrap_or(Self::Portable)
+        let fast = [Self::Avx512, Self::Avx2, Self::Neon];
+        fast.into_iter().find(|isa| isa.is_available()).unwrap_or(Self::Portable)
     }
 
     /// All that this processor has.
     pub fn available() -> Vec<Self> {
-        [Self::Portable, Self::Avx2, Self::Avx512].into_iter().filter(|isa| isa.is_available()).collect()
+        let all = [Self::Portable, Self::Avx2, Self::Avx512, Self::Neon];
+        all.into_iter().filter(|isa| isa.is_available()).collect()
     }
 
     /// Whether this processor has it.
@@ -43,6 +47,7 @@ impl Isa {
             Self::Portable => true,
             Self::Avx2 => has(false),
             Self::Avx512 => has(true),
+            Self::Neon => cfg!(target_arch = "aarch64"),
         }
     }
 
@@ -54,6 +59,8 @@ impl Isa {
             Self::Avx512 => &kernels::AVX512,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => &kernels::AVX2,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => &kernels::NEON,
             _ => &kernels::PORTABLE,
         }
     }

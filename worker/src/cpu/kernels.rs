@@ -518,6 +518,9 @@ table!(PORTABLE, Lanes, 2, 1, 4, []);
 table!(AVX2, super::simd::Avx2, 8, 2, 4, ["avx2,fma,f16c"]);
 #[cfg(target_arch = "x86_64")]
 table!(AVX512, super::simd::Avx512, 4, 4, 2, ["avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"]);
+// Of its 32 registers, a tile of 6 tokens takes 24 for sums and 5 for weights and an x.
+#[cfg(target_arch = "aarch64")]
+table!(NEON, super::simd::Neon, 8, 2, 4, ["neon"]);
 
 #[cfg(test)]
 mod tests {

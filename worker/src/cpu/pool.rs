@@ -224,9 +224,9 @@ pub fn assert_float_mode() {
         // SAFETY: reads a register.
         unsafe { std::arch::asm!("mrs {}, fpcr", out(reg) fpcr, options(nostack)) };
         assert_eq!(
-            fpcr & 0x01c8_0000,
+            fpcr & 0x05c8_0003,
             0,
-            "FPCR {fpcr:#x}: FZ, FZ16 or a rounding mode other than nearest is set"
+            "FPCR {fpcr:#x}: FZ, FIZ, FZ16, AH, AHP or a rounding mode other than nearest is set"
         );
     }
 }
@@ -290,5 +290,18 @@ mod tests {
             assert_float_mode();
         });
         assert!(outcome.join().is_err());
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    #[test]
+    fn flushing_subnormals_and_other_halves_are_noticed() {
+        for bit in [24, 26] {
+            let outcome = thread::spawn(move || {
+                // SAFETY: sets FZ or AHP of this thread, which ends here.
+                unsafe { std::arch::asm!("msr fpcr, {}", in(reg) 1u64 << bit, options(nostack)) };
+                assert_float_mode();
+            });
+            assert!(outcome.join().is_err(), "bit {bit}");
+        }
     }
 }

@@ -401,3 +401,150 @@ mod x86 {
         }
     }
 }
+
+#[cfg(target_arch = "aarch64")]
+pub use neon::Neon;
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use std::arch::aarch64::*;
+
+    use super::*;
+
+    /// Eight lanes in two registers of NEON, for eight halves are one load. To convert halves is part of every ARMv8;
+    /// to compute with them is not, and is not done. Rounding is as FPCR has it, which `pool` looks after.
+    #[derive(Clone, Copy)]
+    pub struct Neon([float32x4_t; 2]);
+
+    impl Neon {
+        #[inline(always)]
+        unsafe fn from_halves(halves: float16x8_t) -> Self {
+            // SAFETY: every aarch64 has NEON.
+            unsafe { Self([vcvt_f32_f16(vget_low_f16(halves)), vcvt_high_f32_f16(halves)]) }
+        }
+        #[inline(always)]
+        unsafe fn to_halves(self) -> float16x8_t {
+            // SAFETY: every aarch64 has NEON.
+            unsafe { vcvt_high_f16_f32(vcvt_f16_f32(self.0[0]), self.0[1]) }
+        }
+        /// The lanes whose mask is all ones, +0 elsewhere.
+        #[inline(always)]
+        unsafe fn keep(self, mask: [uint32x4_t; 2]) -> Self {
+            // SAFETY: every aarch64 has NEON.
+            let and = |i: usize| unsafe { vandq_u32(vreinterpretq_u32_f32(self.0[i]), mask[i]) };
+            // SAFETY: every aarch64 has NEON.
+            Self([and(0), and(1)].map(|x| unsafe { vreinterpretq_f32_u32(x) }))
+        }
+    }
+
+    /// The methods that are one instruction on each register.
+    macro_rules! each {
+        ($($method:ident($($other:ident)?) = $instruction:ident;)*) => {$(
+            #[inline(always)]
+            unsafe fn $method(self $(, $other: Self)?) -> Self {
+                // SAFETY: every aarch64 has NEON.
+                unsafe {
+                    Self([$instruction(self.0[0] $(, $other.0[0])?), $instruction(self.0[1] $(, $other.0[1])?)])
+                }
+            }
+        )*};
+    }
+
+    impl Simd for Neon {
+        const LANES: usize = 8;
+
+        each! {
+            add(other) = vaddq_f32;
+            sub(other) = vsubq_f32;
+            mul(other) = vmulq_f32;
+            div(other) = vdivq_f32;
+            min(other) = vminq_f32;
+            max(other) = vmaxq_f32;
+            neg() = vnegq_f32;
+            rint() = vrndnq_f32;
+        }
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            // SAFETY: every aarch64 has NEON.
+            Self([unsafe { vdupq_n_f32(x) }; 2])
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: the caller has a valid pointer.
+            unsafe { Self([vld1q_f32(from), vld1q_f32(from.add(4))]) }
+        }
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: the caller has a valid pointer.
+            unsafe {
+                vst1q_f32(to, self.0[0]);
+                vst1q_f32(to.add(4), self.0[1]);
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_half(from: *const f16) -> Self {
+            // SAFETY: the caller has a valid pointer.
+            unsafe { Self::from_halves(vreinterpretq_f16_u16(vld1q_u16(from.cast()))) }
+        }
+        #[inline(always)]
+        unsafe fn store_half(self, to: *mut f16) {
+            // SAFETY: the caller has a valid pointer.
+            unsafe { vst1q_u16(to.cast(), vreinterpretq_u16_f16(self.to_halves())) }
+        }
+        #[inline(always)]
+        unsafe fn fma(a: Self, b: Self, c: Self) -> Self {
+            // SAFETY: every aarch64 has NEON.
+            unsafe { Self([vfmaq_f32(c.0[0], a.0[0], b.0[0]), vfmaq_f32(c.0[1], a.0[1], b.0[1])]) }
+        }
+        #[inline(always)]
+        unsafe fn scale(self, n: Self) -> Self {
+            // SAFETY: every aarch64 has NEON.
+            Self(std::array::from_fn(|i| unsafe {
+                let exponent = vshlq_n_s32::<23>(vcvtq_s32_f32(n.0[i]));
+                vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(self.0[i]), exponent))
+            }))
+        }
+        #[inline(always)]
+        unsafe fn keep_at_least(self, x: Self, limit: Self) -> Self {
+            // SAFETY: every aarch64 has NEON.
+            unsafe { self.keep(std::array::from_fn(|i| vcgeq_f32(x.0[i], limit.0[i]))) }
+        }
+        #[inline(always)]
+        unsafe fn round_half(self) -> (Self, bool) {
+            // SAFETY: every aarch64 has NEON.
+            unsafe {
+                let rounded = Self::from_halves(self.to_halves());
+                let finite = rounded.0.map(|x| vcleq_f32(vabsq_f32(x), vdupq_n_f32(HALF_MAX)));
+                (rounded.keep(finite), vminvq_u32(vandq_u32(finite[0], finite[1])) == u32::MAX)
+            }
+        }
+
+        type Dwords = [uint32x4_t; 2];
+        #[inline(always)]
+        unsafe fn load_dwords(from: *const u8) -> Self::Dwords {
+            // SAFETY: the caller has a valid pointer.
+            unsafe { [vld1q_u8(from), vld1q_u8(from.add(16))].map(|bytes| vreinterpretq_u32_u8(bytes)) }
+        }
+        #[inline(always)]
+        unsafe fn nibble(dwords: Self::Dwords, i: usize, signed: bool) -> Self {
+            // SAFETY: every aarch64 has NEON.
+            Self(dwords.map(|dwords| unsafe {
+                let top = vshlq_u32(dwords, vdupq_n_s32(28 - 4 * i as i32));
+                if signed {
+                    vcvtq_f32_s32(vshrq_n_s32::<28>(vreinterpretq_s32_u32(top)))
+                } else {
+                    vcvtq_f32_u32(vshrq_n_u32::<28>(top))
+                }
+            }))
+        }
+        #[inline(always)]
+        unsafe fn load_bytes(from: *const u8) -> Self {
+            // SAFETY: the caller has a valid pointer.
+            unsafe {
+                let words = vmovl_s8(vld1_s8(from.cast()));
+                Self([vcvtq_f32_s32(vmovl_s16(vget_low_s16(words))), vcvtq_f32_s32(vmovl_high_s16(words))])
+            }
+        }
+    }
+}
