@@ -5,17 +5,18 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fs;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use deepnode_worker::canon::Architecture;
+use deepnode_worker::canon::{Architecture, EncoderArchitecture};
 use deepnode_worker::model::dequant::Encoding;
 use deepnode_worker::model::gguf::{Gguf, GgufWriter};
-use deepnode_worker::model::source::{gguf, hf, Source};
+use deepnode_worker::model::source::{gguf, hf, AnySource, Part, Source};
 use deepnode_worker::model::tokenizer::TokenizerFiles;
-use deepnode_worker::model::{export, import, synthetic, Model, Tokenizer};
+use deepnode_worker::model::{export, import, synthetic, Model, Tokenizer, WordPiece};
 use half::f16;
 use serde_json::{json, Value};
 
@@ -117,8 +118,18 @@ fn arch() -> Architecture {
 
 /// Everything that an import does but write: each weight decoded and, for some, the tokenizer built.
 fn use_source(source: Source<'_>, random: &mut Random) -> Result<(), String> {
+    decode(&source.parts)?;
+    source.tokenizer.check().map_err(|e| e.to_string())?;
+    if random.one_in(50) {
+        Tokenizer::new(source.tokenizer).map_err(|e| e.to_string())?;
+    }
+    Ok(())
+}
+
+/// Decodes every weight.
+fn decode(parts: &[Part<'_>]) -> Result<(), String> {
     let mut row = Vec::new();
-    for part in &source.parts {
+    for part in parts {
         let (data, len) = (part.data, part.data.row_bytes());
         assert_eq!(data.bytes.len(), data.rows * len);
         row.resize(data.cols, f16::ZERO);
@@ -131,10 +142,6 @@ fn use_source(source: Source<'_>, random: &mut Random) -> Result<(), String> {
                 return Err(format!("{at:?}"));
             }
         }
-    }
-    source.tokenizer.check().map_err(|e| e.to_string())?;
-    if random.one_in(50) {
-        Tokenizer::new(source.tokenizer).map_err(|e| e.to_string())?;
     }
     Ok(())
 }
@@ -320,6 +327,55 @@ fn safetensors_inputs() {
             weights: vec![("w.safetensors", &weights)],
         };
         use_source(hf::read(&folder).map_err(|e| e.to_string())?, random)
+    });
+}
+
+/// The same for encoders: config.json, modules.json, the pooling's, tokenizer.json and the header of the weights.
+#[test]
+fn encoder_inputs() {
+    let arch =
+        EncoderArchitecture { layers: 1, width: 32, ffn: 32, context: 40, ..synthetic::small_encoder() };
+    let files: BTreeMap<String, Vec<u8>> = synthetic::encoder_files(&arch, 5).into_iter().collect();
+    let weights = &files["model.safetensors"];
+    let len = 8 + u64::from_le_bytes(weights[..8].try_into().unwrap()) as usize;
+    let document = |name: &str| serde_json::from_slice(&files[name]).unwrap();
+    let good: [Value; 5] = [
+        document("config.json"),
+        document("modules.json"),
+        document("1_Pooling/config.json"),
+        document("tokenizer.json"),
+        serde_json::from_slice(&weights[8..len]).unwrap(),
+    ];
+    fuzz("encoders", |random| {
+        let mut documents = good.clone();
+        for _ in 0..1 + random.below(3) {
+            mutate_json(&mut documents[random.below(5)], random);
+        }
+        let mut texts = documents.map(|document| document.to_string().into_bytes());
+        if random.one_in(4) {
+            let which = random.below(texts.len());
+            let head = texts[which].len();
+            random.damage(&mut texts[which], head);
+        }
+        let [config, modules, pooling, tokenizer, header] = &texts;
+        let weights = [&(header.len() as u64).to_le_bytes()[..], header, &weights[len..]].concat();
+        let folder = hf::Folder {
+            name: "fuzz",
+            config,
+            generation: None,
+            tokenizer: TokenizerFiles { tokenizer, config: None, template: None },
+            modules: Some(modules),
+            pooling: Some(pooling),
+            index: None,
+            weights: vec![("w.safetensors", &weights)],
+        };
+        match hf::read_any(&folder).map_err(|e| e.to_string())? {
+            AnySource::Decoder(_) => Err("a language model".to_string()),
+            AnySource::Encoder(source) => {
+                decode(&source.parts)?;
+                WordPiece::new(source.tokenizer).map(drop).map_err(|e| e.to_string())
+            }
+        }
     });
 }
 

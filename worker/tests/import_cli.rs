@@ -48,6 +48,39 @@ fn import_export_import() {
     refused(&["import", "none"], "none: No such file");
 }
 
+/// An encoder goes in and out as a language model does; what has no use for one says so.
+#[test]
+fn encoders() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in synthetic::encoder_files(&synthetic::small_encoder(), 1) {
+        let path = folder.path().join("source").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    let id = ok(models(folder.path(), &["import", "source"]));
+    assert!(ok(models(folder.path(), &["list"])).contains("source  encoder, 2 layers of 64, context 160"));
+    let listed: serde_json::Value =
+        serde_json::from_str(&ok(models(folder.path(), &["list", "--json"]))).unwrap();
+    assert_eq!((&listed[0]["kind"], &listed[0]["architecture"]["heads"]), (&"encoder".into(), &2.into()));
+    ok(models(folder.path(), &["export", &id, "--safetensors", "out"]));
+    fs::remove_dir_all(folder.path().join("home")).unwrap();
+    assert_eq!(ok(models(folder.path(), &["import", "out"])), id);
+
+    let refused = |args: &[&str], part: &str| {
+        let output =
+            Command::new(PROGRAM).current_dir(folder.path()).args(["--home", "home"]).args(args).output();
+        let output = output.unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).to_string();
+        assert!(!output.status.success() && error.contains(part), "{part:?} in {error:?}");
+    };
+    refused(
+        &["models", "export", &id, "--gguf", "x"],
+        "is an encoder, which is exported as --safetensors alone",
+    );
+    refused(&["chat", "--model", &id], "is an encoder: must be a language model");
+    refused(&["serve", "--listen", "127.0.0.1:0", "--model", &id, "--encoder", &id], "is an encoder itself");
+}
+
 /// A disk that is full: the import says so, leaves nothing, and succeeds when there is room again.
 #[test]
 fn full_disk() {

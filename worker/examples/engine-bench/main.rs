@@ -1,5 +1,6 @@
 //! Tokens a second of the engine on SmolLM2-135M, beside llama.cpp on the same f16 weights: prefill and decoding, for
-//! each number of threads and instruction set; then decoding with quantised weights, and what an audit costs. Rounds alternate between all of them, so that a busy machine meets them
+//! each number of threads and instruction set; then decoding with quantised weights, what an audit costs, and
+//! an encoder beside candle (`--case embeddings`: that alone). Rounds alternate between all of them, so that a busy machine meets them
 //! alike; medians are printed, with the best in brackets.
 //!
 //!     engine-bench [--peer llama-bench] [--rounds N] [--isa portable|avx2|avx512]... [--threads N]... [--case NAME]...
@@ -7,6 +8,7 @@
 //! `make bench-engine` builds the peer.
 
 mod audit;
+mod embed;
 mod llama;
 mod packed;
 
@@ -106,11 +108,12 @@ struct Settings {
     threads: Vec<usize>,
     cases: Vec<Case>,
     peer: Option<PathBuf>,
+    only_embeddings: bool,
 }
 
 impl Settings {
     fn from_args() -> Self {
-        let (mut rounds, mut peer) = (5, None);
+        let (mut rounds, mut peer, mut only_embeddings) = (5, None, false);
         let (mut isas, mut threads, mut cases) = (Vec::new(), Vec::new(), Vec::new());
         let mut args = std::env::args().skip(1);
         while let (Some(flag), Some(value)) = (args.next(), args.next()) {
@@ -122,6 +125,7 @@ impl Settings {
                 ("--isa", "avx2", _) => isas.push(Isa::Avx2),
                 ("--isa", "avx512", _) => isas.push(Isa::Avx512),
                 ("--peer", path, _) => peer = Some(path.into()),
+                ("--case", "embeddings", _) => only_embeddings = true,
                 ("--case", _, Some(case)) => cases.push(case),
                 _ => panic!("{flag} {value}: see the top of engine-bench"),
             }
@@ -136,12 +140,16 @@ impl Settings {
         if cases.is_empty() {
             cases = CASES.to_vec();
         }
-        Settings { rounds, isas, threads, cases, peer }
+        Settings { rounds, isas, threads, cases, peer, only_embeddings }
     }
 }
 
 fn main() {
-    let Settings { rounds, isas, threads, cases, peer } = Settings::from_args();
+    let Settings { rounds, isas, threads, cases, peer, only_embeddings } = Settings::from_args();
+    let embeddings = || embed::run(&threads, &isas, rounds).unwrap_or_else(|e| panic!("embeddings: {e}"));
+    if only_embeddings {
+        return embeddings();
+    }
     let everything = cases.len() == CASES.len();
     let mapped = Arc::new(testing::smollm2());
     let model = Arc::new(Resident::copy(&mapped, true).expect("memory for the weights"));
@@ -200,4 +208,5 @@ fn main() {
     }
     let most = threads.iter().copied().max().unwrap_or(1);
     audit::run(&mapped, isas[0], most, rounds).unwrap_or_else(|e| panic!("audits: {e}"));
+    embeddings();
 }
