@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use base64::prelude::{Engine, BASE64_STANDARD};
@@ -86,7 +88,7 @@ impl Embeddings {
     }
 }
 
-async fn create(State(served): State<Arc<Embeddings>>, request: Request) -> Result<Json<Value>> {
+async fn create(State(served): State<Arc<Embeddings>>, request: Request) -> Result<Response> {
     let deadline = Instant::now() + served.timeout;
     let mut fields = Fields::read(request, served.patience).await?;
     let name = fields.string("model")?.ok_or_else(|| ApiError::missing("model", "a model's id"))?;
@@ -111,16 +113,27 @@ async fn create(State(served): State<Arc<Embeddings>>, request: Request) -> Resu
     let vectors = timeout_at(deadline, place.embed(texts))
         .await
         .map_err(|_| ApiError::timeout(served.timeout.as_secs_f64()))??;
+    // Up to a million numbers are written: not by the threads that serve everybody.
+    let id = served.listed.id.clone();
+    let body = tokio::task::spawn_blocking(move || body(&vectors, encoding, &id, tokens))
+        .await
+        .map_err(|_| ApiError::internal("the answer could not be written"))??;
+    Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// The answer's JSON.
+fn body(vectors: &[Embedding], encoding: Encoding, model: &str, tokens: usize) -> Result<Vec<u8>> {
     let data = vectors.iter().enumerate().map(|(index, embedding)| {
         let Embedding { vector, finite: true } = embedding else { return Err(ApiError::numeric(0)) };
         Ok(json!({ "object": "embedding", "index": index, "embedding": encoding.write(vector) }))
     });
-    Ok(Json(json!({
+    let body = json!({
         "object": "list",
         "data": data.collect::<Result<Vec<Value>>>()?,
-        "model": served.listed.id,
+        "model": model,
         "usage": { "prompt_tokens": tokens, "total_tokens": tokens },
-    })))
+    });
+    serde_json::to_vec(&body).map_err(ApiError::internal)
 }
 
 /// How vectors are written.
@@ -284,7 +297,7 @@ async fn retrieve(State(gateway): State<Arc<EncoderGateway>>, name: models::Name
     models::one_of(&[gateway.embeddings.listed()], name)
 }
 
-async fn prometheus(State(gateway): State<Arc<EncoderGateway>>) -> impl axum::response::IntoResponse {
+async fn prometheus(State(gateway): State<Arc<EncoderGateway>>) -> impl IntoResponse {
     door::exposition(gateway.metrics())
 }
 
