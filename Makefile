@@ -27,7 +27,7 @@ programs: doctor cometbft model
 
 ##### Checks
 
-.PHONY: fuzz-import doctor lint test test-neon test-openai test-chain-long accept-snapshots test-store-long
+.PHONY: fuzz-import doctor lint test test-neon test-openai test-streams test-chain-long accept-snapshots test-store-long
 doctor: ## Name what this machine lacks, and the way to get it
 	@tools/doctor.sh
 
@@ -43,6 +43,10 @@ test-neon: ## The engine's tests on aarch64, emulated by qemu where this machine
 
 test-openai: programs ## OpenAI's own SDKs (Python, JavaScript) against `deepnode-worker serve` with the real model (seconds)
 	@tools/test-openai.sh
+
+test-streams: programs ## 64 streams at once against `deepnode-worker serve` with the real model, for a minute, with figures
+	DEEPNODE_STREAMS_SECONDS=60 DEEPNODE_STREAMS_MODEL=$$(ls .models/*.dnm .models/*.gguf 2>/dev/null | head -n 1) \
+		$(CARGO) test -p deepnode-worker --test streams --locked -- --nocapture
 
 fuzz-import: ## Ten million mutated GGUF files and as many safetensors, each read as for an import (half an hour)
 	DEEPNODE_FUZZ_INPUTS=10000000 $(CARGO) test -p deepnode-worker --test fuzz_import --locked -- --nocapture

@@ -189,7 +189,7 @@ async fn a_request_is_refused_before_it_costs() {
         Door::to(&network, payer, Settings { keys, parallel: 1, queue: 1, ..Settings::default() }).await;
     let rich = "sk-of-a-rich-one";
     for (more, param) in [
-        (json!({ "n": 2 }), "n"),
+        (json!({ "n": 9 }), "n"),
         (json!({ "logprobs": true }), "logprobs"),
         (json!({ "stop": ["x".repeat(65)] }), "stop"),
         (json!({ "max_tokens": 10_000 }), "max_tokens"),
@@ -209,8 +209,8 @@ async fn a_request_is_refused_before_it_costs() {
     assert!(error["error"]["message"].as_str().unwrap().contains("has 10 left today"), "{error}");
 
     let quick = "sk-of-a-quick-one";
-    assert_eq!(door.send_as(quick, &chat(json!({ "n": 2 }))).await.status(), StatusCode::BAD_REQUEST);
-    let again = door.send_as(quick, &chat(json!({ "n": 2 }))).await;
+    assert_eq!(door.send_as(quick, &chat(json!({ "n": 9 }))).await.status(), StatusCode::BAD_REQUEST);
+    let again = door.send_as(quick, &chat(json!({ "n": 9 }))).await;
     assert_eq!(again.status(), StatusCode::TOO_MANY_REQUESTS);
     assert!((1..=60).contains(&header(&again, "retry-after").parse::<u32>().unwrap()));
     assert!(tasks_of(&network, payer).is_empty());
@@ -241,6 +241,83 @@ async fn a_request_is_refused_before_it_costs() {
     assert_eq!(second.status(), StatusCode::OK);
     assert_eq!(header(&second, "x-deepnode-task").parse::<u64>().unwrap(), id + 1);
     network.invariants();
+}
+
+/// Each choice is a task, all of them at once, and what one machine answers; the budget has to have enough for all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn choices_are_tasks_at_once() {
+    let (network, _blocks) = network(Setup { audit_chance_ppm: 0, ..Setup::default() });
+    let _workers = [network.work(0, 0, network.engines()).await, network.work(1, 1, network.engines()).await];
+    let payer = &network.users()[0];
+    let keys = ApiKeys::parse("sk-of-a-rich-one\nsk-of-a-poor-one name=poor udn_per_day=2500").unwrap();
+    let door = Door::to(&network, payer, Settings { keys, ..Settings::default() }).await;
+    let engine = Engine::new(network.model().clone(), engine_options()).unwrap();
+    let settings = Settings { name: Some("test".into()), ..Settings::default() };
+    let local = Door::open(Gateway::new(network.model().clone(), engine, settings).unwrap(), None).await;
+
+    let request = chat(json!({ "temperature": 0.9, "seed": 5, "max_tokens": 12, "n": 3 }));
+    let response = door.send_as("sk-of-a-rich-one", &request).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let tasks = header(&response, "x-deepnode-task");
+    let most: u64 =
+        header(&response, "x-deepnode-max-price-udn").split(", ").next().unwrap().parse().unwrap();
+    let whole = json_of(response).await;
+    let here = json_of(local.send(&request).await).await;
+    assert_eq!(whole["usage"], here["usage"]);
+    let mut ids = Vec::new();
+    for (choice, expected) in
+        whole["choices"].as_array().unwrap().iter().zip(here["choices"].as_array().unwrap())
+    {
+        assert_eq!(choice["message"], expected["message"]);
+        let id = choice["deepnode"]["task"].as_u64().unwrap();
+        assert_eq!(hex::encode(network.task(id).receipt_digest), choice["deepnode"]["receipt_digest"]);
+        ids.push(id.to_string());
+    }
+    assert_eq!(ids.join(", "), tasks);
+    assert_eq!((ids.len(), tasks_of(&network, payer).len()), (3, 3));
+
+    // A stream has the chunks of all, each with its task at its end.
+    let mut streamed = request.clone();
+    streamed["stream"] = json!(true);
+    let text = door.send_as("sk-of-a-rich-one", &streamed).await.text().await.unwrap();
+    assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+    for (index, expected) in here["choices"].as_array().unwrap().iter().enumerate() {
+        let mine: Vec<Value> =
+            events(&text).into_iter().filter(|event| event["choices"][0]["index"] == index).collect();
+        assert_eq!(expected["message"]["content"], text_of(&mine));
+        assert!(mine.last().unwrap()["deepnode"]["receipt_digest"].is_string());
+    }
+
+    // Enough for one and not for all: none is bought.
+    assert!(most <= 2500 && 3 * most > 2500, "{most}");
+    let poor = door.send_as("sk-of-a-poor-one", &request).await;
+    assert_eq!(poor.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(tasks_of(&network, payer).len(), 6);
+}
+
+/// A receipt that an audit convicts after the answer was given: the price is there to be spent again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_conviction_returns_is_there_again() {
+    let (network, _blocks) = network(Setup { audit_chance_ppm: 1_000_000, ..Setup::default() });
+    let _auditors = network.audit_all();
+    let bent = Strange { engines: network.engines(), then: Then::Say("The sea is dry.") };
+    let _worker = network.work(0, 0, bent).await;
+    let payer = &network.users()[0];
+    let before = network.balance(&payer.address(), 0);
+    let door = Door::to(&network, payer, Settings::default()).await;
+    let response = door.send(&chat(json!({ "temperature": 0, "max_tokens": 100 }))).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let id: u64 = header(&response, "x-deepnode-task").parse().unwrap();
+    let price: u64 = header(&response, "x-deepnode-price-udn").parse().unwrap();
+    assert_eq!(network.ended(id).await.status(), TaskStatus::Convicted);
+    let back = network.until("the price is back", || async {
+        let refunded = door.metric("refunded_udn_total").await;
+        (refunded > 0.0).then_some(refunded)
+    });
+    assert_eq!(back.await, price as f64);
+    let spent = before - network.balance(&payer.address(), 0);
+    assert_eq!(door.metric("budget_left_udn").await, (u128::from(BUDGET) - spent) as f64);
+    assert_eq!(door.metric("spent_udn_total").await - price as f64, spent as f64);
 }
 
 /// The gauge, asked with a key.

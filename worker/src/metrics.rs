@@ -19,7 +19,7 @@ pub struct Metrics {
     /// Attempts that ended in an error; they are tried again.
     pub failed: AtomicU64,
     pub output_tokens: AtomicU64,
-    /// Spent generating.
+    /// Spent generating, of all tasks together.
     pub busy_millis: AtomicU64,
     pub running: AtomicU64,
     pub queued: AtomicU64,
@@ -52,7 +52,12 @@ impl Metrics {
         put("tasks_total", "counter", "Tasks by what became of them.", &outcomes);
         put("output_tokens_total", "counter", "Tokens generated.", &[("", of(&self.output_tokens))]);
         let seconds = of(&self.busy_millis) / 1000.0;
-        put("busy_seconds_total", "counter", "Time spent generating.", &[("", seconds)]);
+        put(
+            "busy_seconds_total",
+            "counter",
+            "Time spent generating, of all tasks together.",
+            &[("", seconds)],
+        );
         put("running", "gauge", "Tasks that generate now.", &[("", of(&self.running))]);
         put("queued", "gauge", "Tasks that wait for their turn.", &[("", of(&self.queued))]);
         text.0

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use deepnode_worker::canon::{Architecture, SamplingParams};
 use deepnode_worker::engine::{self, Engine, Stop};
 use deepnode_worker::gateway::{seed, ApiKeys, Gateway, Limits, Settings};
-use deepnode_worker::model::{dequant::Encoding, import, synthetic, ChatMessage, Model};
+use deepnode_worker::model::{dequant::Encoding, import, synthetic, ChatMessage, Model, TextStream};
 use futures::future::join_all;
 use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{json, Value};
@@ -269,6 +269,143 @@ async fn completions_take_text_or_tokens() {
     assert_eq!(answer["choices"][0]["text"], streamed(&chunks, 0).0);
 }
 
+/// The logarithms of the model's probabilities after these tokens.
+fn logprobs_after(tokens: &[u32]) -> Vec<f64> {
+    let engine = engine(&SMALL);
+    let mut session = engine.session(256).unwrap();
+    session.prefill(tokens).unwrap();
+    let logits = session.logits().unwrap().unwrap();
+    let sum: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();
+    logits.iter().map(|x| f64::from(*x) - sum.ln()).collect()
+}
+
+fn close(value: &Value, expected: f64) -> bool {
+    (value.as_f64().unwrap() - expected).abs() < 1e-5
+}
+
+#[tokio::test]
+async fn probabilities_are_the_models_own() {
+    let server = Server::small().await;
+    let tokenizer = SMALL.tokenizer();
+    let prompt = tokenizer.encode_prompt("the sea is").unwrap();
+    let ask = |more: Value| {
+        let mut body =
+            json!({ "model": "test", "prompt": prompt, "max_tokens": 12, "temperature": 1.5, "seed": 3 });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    let answer = server.ask(COMPLETIONS, &ask(json!({ "logprobs": 2 }))).await;
+    let choice = &answer["choices"][0];
+    assert_eq!(server.ask(COMPLETIONS, &ask(json!({}))).await["choices"][0]["text"], choice["text"]);
+
+    // Sampled at a high temperature, and told by the model's own distribution.
+    let params = SamplingParams {
+        temperature_micros: 1_500_000,
+        top_p_micros: 1_000_000,
+        top_k: 64,
+        seed: seed(3, 0),
+    };
+    let request = engine::Request { prompt: &prompt, params: &params, max_output: 12, stop: Stop::NONE };
+    let direct = engine(&SMALL);
+    let mut session = direct.session(256).unwrap();
+    let tokens = session.generate(&request, &mut |_| (), &AtomicBool::new(false)).unwrap().tokens;
+    let told = &choice["logprobs"];
+    let (mut text, mut stream, mut sequence, mut at) =
+        (String::new(), TextStream::default(), prompt.clone(), 0);
+    for token in tokens {
+        let expected = logprobs_after(&sequence);
+        sequence.push(token);
+        let piece = tokenizer.piece(token).unwrap_or_default();
+        if tokenizer.is_special(token) || piece.is_empty() {
+            continue;
+        }
+        assert!(close(&told["token_logprobs"][at], expected[token as usize]));
+        let mut best = expected.clone();
+        best.sort_by(|a, b| b.total_cmp(a));
+        let top = told["top_logprobs"][at].as_object().unwrap();
+        assert!((2..=3).contains(&top.len()), "{top:?}");
+        assert!(best[..2].iter().all(|best| top.values().any(|value| close(value, *best))), "{top:?}");
+        assert_eq!(top[told["tokens"][at].as_str().unwrap()], told["token_logprobs"][at]);
+        assert_eq!(told["text_offset"][at], text.chars().count());
+        text += &stream.push(tokenizer, token);
+        at += 1;
+    }
+    assert_eq!(choice["text"].as_str().unwrap(), text + &stream.finish());
+    assert!(at > 3 && told["tokens"].as_array().unwrap().len() == at);
+    let none = server.ask(COMPLETIONS, &ask(json!({ "logprobs": 0 }))).await;
+    assert_eq!(none["choices"][0]["logprobs"]["token_logprobs"], told["token_logprobs"]);
+}
+
+#[tokio::test]
+async fn probabilities_come_with_the_text_that_they_are_of() {
+    let server = Server::small().await;
+    let more = json!({ "seed": 3, "max_tokens": 60, "logprobs": true, "top_logprobs": 3, "n": 2 });
+    let free = server.ask(CHAT, &chat(more.clone())).await;
+    let text = free["choices"][0]["message"]["content"].as_str().unwrap();
+    let stop: String = text.chars().skip(5).filter(char::is_ascii_alphanumeric).take(1).collect();
+    let mut stopped = chat(more);
+    stopped["stop"] = json!([stop, "never this"]);
+    for request in [chat(json!({ "seed": 4, "max_tokens": 30, "logprobs": true })), stopped] {
+        let whole = server.ask(CHAT, &request).await;
+        let chunks = server.stream(CHAT, &request).await;
+        for (index, choice) in whole["choices"].as_array().unwrap().iter().enumerate() {
+            let content = choice["logprobs"]["content"].as_array().unwrap();
+            let bytes: Vec<u8> = content
+                .iter()
+                .flat_map(|token| token["bytes"].as_array().unwrap())
+                .map(|byte| byte.as_u64().unwrap() as u8)
+                .collect();
+            let text = choice["message"]["content"].as_str().unwrap();
+            // The stop string may begin in the middle of the last token.
+            assert!(String::from_utf8_lossy(&bytes).starts_with(text), "{choice}");
+            let before_last = content.len().saturating_sub(1);
+            let shorter: usize =
+                content[..before_last].iter().map(|token| token["bytes"].as_array().unwrap().len()).sum();
+            assert!(shorter <= text.len(), "{choice}");
+            for token in content {
+                let top = token["top_logprobs"].as_array().unwrap();
+                assert_eq!(top.len(), request["top_logprobs"].as_u64().unwrap_or(0) as usize);
+                let of = |value: &Value| value["logprob"].as_f64().unwrap();
+                assert!(top.windows(2).all(|pair| of(&pair[0]) >= of(&pair[1])) && of(token) <= 0.0);
+            }
+            let told: Vec<Value> = chunks
+                .iter()
+                .flat_map(|chunk| chunk["choices"].as_array().unwrap())
+                .filter(|choice| choice["index"] == index)
+                .filter_map(|choice| choice["logprobs"]["content"].as_array().cloned())
+                .flatten()
+                .collect();
+            assert_eq!(&told, content);
+        }
+    }
+}
+
+/// The choices of a request come at the same time, and its prompt is computed once.
+#[tokio::test]
+async fn choices_are_computed_together() {
+    let server = Server::start(&SLOW, engine(&SLOW), Settings::default()).await;
+    let mut request = chat(json!({ "seed": 1, "max_tokens": 40, "n": 8, "temperature": 1.5 }));
+    request["messages"][1]["content"] = json!("many words ".repeat(60));
+    let chunks = server.stream(CHAT, &request).await;
+    let order: Vec<u64> = chunks
+        .iter()
+        .flat_map(|chunk| chunk["choices"].as_array().unwrap())
+        .filter(|choice| choice["delta"]["content"].as_str().is_some_and(|text| !text.is_empty()))
+        .map(|choice| choice["index"].as_u64().unwrap())
+        .collect();
+    let first_end = order.iter().rposition(|index| *index == 0).unwrap();
+    assert!((1..8).all(|index| order[..first_end].contains(&index)), "{order:?}");
+    // Each is what the seed's derivation says, whichever run beside it.
+    let whole = server.ask(CHAT, &request).await;
+    for index in 0..8 {
+        assert_eq!(streamed(&chunks, index).0, whole["choices"][index as usize]["message"]["content"]);
+    }
+    let tokens: u64 = whole["usage"]["completion_tokens"].as_u64().unwrap();
+    assert!(tokens > 8 * 20, "{tokens}");
+    request["n"] = json!(2);
+    assert_eq!(server.ask(CHAT, &request).await["choices"][1], whole["choices"][1]);
+}
+
 #[tokio::test]
 async fn models_health_and_metrics() {
     let server = Server::small().await;
@@ -322,7 +459,15 @@ async fn what_cannot_be_answered_is_refused_by_name() {
         (json!({ "stop": "" }), 400, "stop", "is \"\""),
         (json!({ "stream": "yes" }), 400, "stream", "must be true or false"),
         (json!({ "stream_options": {} }), 400, "stream_options", "absent where stream is not true"),
-        (json!({ "logprobs": true }), 400, "logprobs", "is not supported"),
+        (json!({ "logprobs": 1 }), 400, "logprobs", "is 1, must be true or false"),
+        (json!({ "logprobs": true, "top_logprobs": 21 }), 400, "top_logprobs", "an integer from 0 to 20"),
+        (json!({ "logprobs": true, "top_logprobs": -1 }), 400, "top_logprobs", "an integer from 0 to 20"),
+        (
+            json!({ "top_logprobs": 2 }),
+            400,
+            "top_logprobs",
+            "is 2, must be 0 or absent where logprobs is not",
+        ),
         (json!({ "frequency_penalty": 0.5 }), 400, "frequency_penalty", "no penalties"),
         (json!({ "logit_bias": { "1": 2 } }), 400, "logit_bias", "is not supported"),
         (json!({ "response_format": { "type": "json_object" } }), 400, "response_format", "is not supported"),
@@ -371,7 +516,9 @@ async fn what_cannot_be_answered_is_refused_by_name() {
         (json!({ "echo": true }), "echo"),
         (json!({ "best_of": 2 }), "best_of"),
         (json!({ "suffix": "z" }), "suffix"),
-        (json!({ "logprobs": 0 }), "logprobs"),
+        (json!({ "logprobs": 6 }), "logprobs"),
+        (json!({ "logprobs": true }), "logprobs"),
+        (json!({ "top_logprobs": 1 }), "top_logprobs"),
         (json!({ "prompt": ["a", "b"] }), "prompt"),
         (json!({ "prompt": [] }), "prompt"),
         (json!({ "prompt": "" }), "prompt"),
@@ -502,13 +649,13 @@ async fn a_full_queue_says_so_and_who_goes_away_makes_room() {
     drop(running);
     assert_eq!(next.await.unwrap().unwrap().status(), StatusCode::OK);
     assert!(left.elapsed() < Duration::from_secs(3), "{:?}", left.elapsed());
-    assert_eq!(server.metric("generations_total{end=\"cancelled\"}").await, 1);
+    assert_eq!(server.metric("generations_total{end=\"cancelled\"}").await, 2);
     // The same where the answer is to come whole.
     server.until("running", 0).await;
     let whole = tokio::spawn(server.send(CHAT, &chat(json!({ "temperature": 0, "max_tokens": 16_000 }))));
     server.until("running", 1).await;
     whole.abort();
-    server.until("generations_total{end=\"cancelled\"}", 2).await;
+    server.until("generations_total{end=\"cancelled\"}", 3).await;
 }
 
 #[tokio::test]

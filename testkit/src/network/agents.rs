@@ -101,7 +101,7 @@ impl Network {
             hardware: "test".into(),
             declared: 0,
         };
-        let pace = Pace { poll: POLL, housekeeping: POLL, retry: 3 * POLL, drain: POLL };
+        let pace = Pace { poll: POLL, housekeeping: POLL, retry: 3 * POLL, drain: POLL, ..Pace::default() };
         let chain: Arc<dyn Chain> = Arc::new(self.account(key));
         let journal = self.worker_folder(worker).join("run.journal");
         let journal = TaskJournal::open(&journal, CHAIN_ID, &agent.address.to_string()).expect("a journal");

@@ -78,6 +78,8 @@ pub struct WorkerConfig {
     pub hardware: String,
     /// Seconds that tasks under way get when the worker is told to stop.
     pub drain_seconds: u64,
+    /// Tasks that generate at once.
+    pub parallel: u32,
 }
 
 impl Default for WorkerConfig {
@@ -91,6 +93,7 @@ impl Default for WorkerConfig {
             declared: 0,
             hardware: format!("cpu/{}", std::env::consts::ARCH),
             drain_seconds: 60,
+            parallel: 64,
         }
     }
 }
@@ -203,6 +206,9 @@ impl Config {
         }
         if !self.worker.endpoint.starts_with("http://") {
             bail!("worker.endpoint is {:?}, must be as http://host:port", self.worker.endpoint);
+        }
+        if !(1..=1024).contains(&self.worker.parallel) {
+            bail!("worker.parallel is {}, must be 1 to 1024", self.worker.parallel);
         }
         self.worker.metrics()?;
         self.models.iter().try_for_each(|id| model_id(id).map(|_| ()))

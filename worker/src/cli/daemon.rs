@@ -79,7 +79,8 @@ pub fn run<E: Executor>(
         hardware: mine.hardware.clone(),
         declared: mine.declared,
     };
-    let pace = Pace { drain: Duration::from_secs(mine.drain_seconds), ..Default::default() };
+    let pace =
+        Pace { drain: Duration::from_secs(mine.drain_seconds), parallel: mine.parallel, ..Pace::default() };
     block_on(async {
         let chain: Arc<dyn Chain> = Arc::new(home.chain(signer).await?);
         let rechecked = recheck::watch(engines.all(), recheck::EVERY);

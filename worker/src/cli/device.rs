@@ -73,11 +73,11 @@ impl Device {
             Self::Cuda(number) => {
                 let found = cards().map_err(|error| absent(number, &error.to_string()))?;
                 let card = found.iter().find(|card| card.ordinal == number);
-                on(model, card.ok_or_else(|| absent(number, "there is no such card"))?)
+                on(model, card.ok_or_else(|| absent(number, "there is no such card"))?, options)
             }
             Self::Auto => match cards().ok().and_then(|cards| cards.into_iter().next()) {
                 None => Engine::new(model.clone(), options),
-                Some(card) => on(model, &card).or_else(|error| {
+                Some(card) => on(model, &card, options).or_else(|error| {
                     tracing::warn!(card = card.name, %error, "the card is not used; computing on the processor");
                     Engine::new(model.clone(), options)
                 }),
@@ -86,8 +86,9 @@ impl Device {
     }
 }
 
-fn on(model: &Arc<Model>, card: &Card) -> Result<Engine, EngineError> {
-    let engine = Engine::cuda(&**model, card)?;
+fn on(model: &Arc<Model>, card: &Card, options: Options) -> Result<Engine, EngineError> {
+    let spare = model.clone();
+    let engine = Engine::cuda(&**model, card)?.with_spare(move || Engine::new(spare.clone(), options));
     tracing::info!(card = card.name, model = model.name(), "computing on the card");
     Ok(engine)
 }

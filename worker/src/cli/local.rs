@@ -30,6 +30,10 @@ pub(super) struct Local {
     /// What computes: auto (the first card that can, else the processor), cpu, cuda or cuda:NUMBER.
     #[arg(long, default_value_t = Device::Auto)]
     device: Device,
+    /// Positions whose keys and values are kept in memory, of all answers together and of earlier ones to begin with; half
+    /// of what is free by default, at most 32 contexts. Of the processor.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(128..))]
+    positions: Option<u32>,
 }
 
 impl Local {
@@ -40,7 +44,8 @@ impl Local {
         model.verify().with_context(|| path.display().to_string())?;
         let model = Arc::new(model);
         let default = Options::default();
-        let options = Options { threads: self.threads(), ..default };
+        let positions = self.positions.map(|positions| positions as usize);
+        let options = Options { threads: self.threads(), positions, ..default };
         let engine = self.device.engine(&model, options)?;
         Ok((model, engine))
     }

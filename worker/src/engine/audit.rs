@@ -9,7 +9,7 @@ use super::error::EngineError;
 use super::session::Request;
 use super::{Engine, Own, CHUNK};
 use crate::canon::commit::{beacon_layer, trace_leaf, trace_root, Digest, LayerDigest};
-use crate::canon::{Point, Run, Tap};
+use crate::canon::{DeviceError, Point, Run, Tap};
 
 /// Rows of logits that are computed together.
 const HEAD_ROWS: usize = 48;
@@ -85,6 +85,28 @@ impl Engine {
         questions: &[Question<'_>],
         cancel: &AtomicBool,
     ) -> Result<Vec<Result<Audit, EngineError>>, EngineError> {
+        let engine = self.current();
+        let failed = match engine.recompute(questions, cancel) {
+            Err(EngineError::Device(failed)) => failed,
+            // One whose end had to be looked for after the pass.
+            Ok(answers) => match answers.iter().find_map(device_error) {
+                Some(failed) => failed,
+                None => return Ok(answers),
+            },
+            other => return other,
+        };
+        match engine.fall_over(&failed) {
+            Some(spare) => spare.recompute(questions, cancel),
+            None => Err(failed.into()),
+        }
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn recompute(
+        &self,
+        questions: &[Question<'_>],
+        cancel: &AtomicBool,
+    ) -> Result<Vec<Result<Audit, EngineError>>, EngineError> {
         let mut answers = Vec::new();
         while let Some(rest) = questions.get(answers.len()..).filter(|rest| !rest.is_empty()) {
             // As many as have room; the first must.
@@ -104,6 +126,13 @@ impl Engine {
             answers.extend(passes.into_iter().map(|pass| pass?.judge()));
         }
         Ok(answers)
+    }
+}
+
+fn device_error(answer: &Result<Audit, EngineError>) -> Option<DeviceError> {
+    match answer {
+        Err(EngineError::Device(failed)) => Some(failed.clone()),
+        _ => None,
     }
 }
 

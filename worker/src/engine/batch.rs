@@ -1,8 +1,10 @@
 //! Continuous batching: many generations at once, each step computing the next positions of all of them together.
 //!
 //! Every generation that waits for its next token gets one position a step, and prompts what room is left, in the
-//! order of arrival. Where pages run out, what came last gives its own back and is computed again later. None of this
-//! can be seen in a result: it is the one that the generation would have alone.
+//! order of arrival. What begins as another one that is being computed waits for that beginning and copies it. Where
+//! pages run out, what came last gives its own back and is computed again later. A device that fails is replaced by the
+//! engine's spare, where it has one. None of this can be seen in a result: it is the one that the generation would have
+//! alone.
 
 use std::collections::VecDeque;
 
@@ -11,7 +13,7 @@ use half::f16;
 use super::ending::{Ending, Finish};
 use super::error::EngineError;
 use super::output::Output;
-use super::pages::{Found, Held};
+use super::pages::{Found, Held, LEAST_COPIED};
 use super::session::Generation;
 use super::{Engine, Pieces, CHUNK};
 use crate::canon::{Run, SamplingParams, PAGE};
@@ -83,6 +85,8 @@ struct Entry<'e> {
     logprobs: Option<usize>,
     /// Prompt and output.
     tokens: Vec<u32>,
+    /// As many as there may be.
+    most: usize,
     output: Output<'e>,
     /// Positions whose keys and values are on `table`.
     computed: usize,
@@ -117,6 +121,7 @@ impl Entry<'_> {
 impl<'e> Batch<'e> {
     /// A batch without jobs. `pieces` are what stop strings are looked for in.
     pub fn new(engine: &'e Engine, pieces: &'e dyn Pieces, limits: Limits) -> Self {
+        let engine = engine.current();
         Self { engine, pieces, limits, waiting: VecDeque::new(), running: Vec::new(), logits: Vec::new() }
     }
 
@@ -130,12 +135,14 @@ impl<'e> Batch<'e> {
         if wanted > total {
             return Err(EngineError::NoPages { wanted, total });
         }
+        let most = prompt.len() + max_output as usize;
         let output = Output::new(ending);
         self.waiting.push_back(Entry {
             id,
             params,
             logprobs,
             tokens: prompt,
+            most,
             output,
             computed: 0,
             table: Vec::new(),
@@ -170,29 +177,51 @@ impl<'e> Batch<'e> {
     }
 
     /// Computes the next positions and tells what came of them. After an error nothing that was computed is used: all
-    /// jobs begin again from the tokens they have.
+    /// jobs begin again from the tokens they have, on the engine's spare if the device failed and there is one.
     pub fn step(&mut self, on_event: &mut dyn FnMut(u64, Event)) -> Result<(), EngineError> {
         let result = self.admit().and_then(|()| {
             let shares = self.shares();
             self.compute(&shares)?;
             self.choose(on_event)
         });
-        if result.is_err() {
-            while self.preempt_last() {}
+        let Err(error) = result else { return Ok(()) };
+        while self.preempt_last() {}
+        let EngineError::Device(failed) = &error else { return Err(error) };
+        let Some(spare) = self.engine.fall_over(failed) else { return Err(error) };
+        let total = spare.pages.lock().total();
+        if self.waiting.iter().any(|entry| entry.most.div_ceil(PAGE) > total) {
+            return Err(error);
         }
-        result
+        self.engine = spare;
+        Ok(())
     }
 
     /// Lets jobs in as long as there are pages for all tokens they have.
     fn admit(&mut self) -> Result<(), EngineError> {
+        let mut next = 0;
         while self.running.len() < self.limits.running {
-            let Some(entry) = self.waiting.front_mut() else { break };
-            let mut pages = self.engine.pages.lock();
+            let Some(entry) = self.waiting.get(next) else { break };
             // The last position is computed anyway: the next token comes from it.
-            let Found { held, pages: found, tail } = pages.find(&entry.tokens[..entry.tokens.len() - 1]);
+            let wanted = &entry.tokens[..entry.tokens.len() - 1];
+            let mut pages = self.engine.pages.lock();
+            let Found { held, pages: found, mut tail } = pages.find(wanted);
+            let known = found.len() * PAGE + tail.map_or(0, |(_, len)| len);
+            if let Some((other, common)) = self.nearest(wanted, known) {
+                if other.computed < common {
+                    // Computed once, it is there for both.
+                    pages.release(held, None);
+                    next += 1;
+                    continue;
+                }
+                // Of whole pages the tree has all that are computed.
+                let at = found.len();
+                tail = other.table.get(at).map(|page| (*page, (common - at * PAGE).min(PAGE)));
+            }
+            let Some(mut entry) = self.waiting.remove(next) else { break };
             let wanted = (entry.tokens.len() + 1).div_ceil(PAGE) - found.len();
             if !self.running.is_empty() && pages.available() < wanted {
                 pages.release(held, None);
+                self.waiting.insert(next, entry);
                 break;
             }
             entry.computed = found.len() * PAGE;
@@ -201,13 +230,22 @@ impl<'e> Batch<'e> {
             let copy = tail.and_then(|(from, len)| Some((from, pages.take()?, len)));
             entry.table.extend(copy.map(|(_, to, _)| to));
             // From here on it gives its pages back, whatever happens.
-            self.running.extend(self.waiting.pop_front());
+            self.running.push(entry);
             if let (Some((from, to, len)), Some(entry)) = (copy, self.running.last_mut()) {
                 self.engine.device.copy_page(from, to)?;
                 entry.computed += len;
             }
         }
         Ok(())
+    }
+
+    /// The running job that begins with the most of `wanted`, and how much, if that is worth more than the `known`
+    /// tokens that are there already.
+    fn nearest(&self, wanted: &[u32], known: usize) -> Option<(&Entry<'e>, usize)> {
+        let common = |entry: &Entry<'e>| entry.tokens.iter().zip(wanted).take_while(|(a, b)| a == b).count();
+        let sound = self.running.iter().filter(|entry| !entry.bad);
+        let best = sound.map(|entry| (entry, common(entry))).max_by_key(|(e, common)| (*common, e.computed));
+        best.filter(|(_, common)| *common >= known + LEAST_COPIED)
     }
 
     /// Sends the job that was admitted last back to wait.
@@ -301,10 +339,15 @@ impl<'e> Batch<'e> {
                 false => ready.push((i, entry)),
             }
         }
+        let mut failed = None;
         for some in ready.chunks_mut(HEAD_ROWS) {
             let x: Vec<_> = some.iter().flat_map(|(_, entry)| entry.x_final.iter().copied()).collect();
             self.logits.resize(some.len() * vocab, 0.0);
-            self.engine.device.logits(&x, &mut self.logits)?;
+            if let Err(error) = self.engine.device.logits(&x, &mut self.logits) {
+                // Who got a token before that may have ended with it.
+                failed = Some(error);
+                break;
+            }
             for ((i, entry), logits) in some.iter_mut().zip(self.logits.chunks_exact(vocab)) {
                 let (token, finish) = entry.output.choose(&entry.params, &entry.x_final, logits);
                 let logprobs = entry.logprobs.map(|top| Logprobs::new(token, top, logits));
@@ -319,7 +362,7 @@ impl<'e> Batch<'e> {
             entry.release(self.engine);
             on_event(entry.id, Event::Finished(entry.output.finish(finish)));
         }
-        Ok(())
+        failed.map_or(Ok(()), |error| Err(error.into()))
     }
 }
 

@@ -1,7 +1,7 @@
 //! When a generation ends. Workers and auditors ask the same code.
 
 use super::error::EngineError;
-use crate::model::Tokenizer;
+use crate::model::{Model, Tokenizer};
 
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,6 +25,12 @@ pub trait Pieces: Sync {
 impl Pieces for Tokenizer {
     fn piece(&self, id: u32) -> &[u8] {
         Tokenizer::piece(self, id).unwrap_or_default()
+    }
+}
+
+impl Pieces for Model {
+    fn piece(&self, id: u32) -> &[u8] {
+        Pieces::piece(self.tokenizer(), id)
     }
 }
 

@@ -10,10 +10,11 @@ mod ending;
 mod error;
 mod output;
 mod pages;
+mod runner;
 mod session;
 mod trace;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -22,6 +23,7 @@ pub use batch::{Batch, Event, Job, Limits, Logprobs};
 pub use embed::Embedder;
 pub use ending::{Finish, Pieces, Stop};
 pub use error::EngineError;
+pub use runner::{Failure, Load, Runner, Ticket};
 pub use session::{Generation, Request, Session};
 pub use trace::{difference, Difference, Element, HexBytes, TensorClaim, TensorName, Trace};
 
@@ -80,7 +82,13 @@ impl Options {
 pub struct Engine {
     device: Box<dyn Device>,
     pages: Mutex<Pages>,
+    /// Makes what goes on when the device fails.
+    spare: Option<Box<Spare>>,
+    /// What it made.
+    instead: OnceLock<Option<Box<Engine>>>,
 }
+
+type Spare = dyn Fn() -> Result<Engine, EngineError> + Send + Sync;
 
 impl Engine {
     /// An engine on this machine's CPU.
@@ -116,9 +124,42 @@ impl Engine {
         Ok(Self::on(Box::new(Reference::new(model))))
     }
 
-    fn on(device: Box<dyn Device>) -> Self {
+    /// An engine on any implementation of the arithmetic.
+    pub fn on(device: Box<dyn Device>) -> Self {
         let pages = Mutex::new(Pages::new(device.pages()));
-        Self { device, pages }
+        Self { device, pages, spare: None, instead: OnceLock::new() }
+    }
+
+    /// What batches and audits go on with when this engine's device fails: as all devices compute the same, nobody
+    /// notices but by the time it takes. Sessions end with the error.
+    pub fn with_spare(self, spare: impl Fn() -> Result<Self, EngineError> + Send + Sync + 'static) -> Self {
+        Self { spare: Some(Box::new(spare)), ..self }
+    }
+
+    /// The engine that computes now: this one, or since its device failed the spare one.
+    fn current(&self) -> &Self {
+        self.instead.get().and_then(Option::as_deref).unwrap_or(self)
+    }
+
+    /// Whether the device failed, and the spare one computes.
+    pub fn fell_over(&self) -> bool {
+        matches!(self.instead.get(), Some(Some(_)))
+    }
+
+    /// The spare engine, in place of this one whose device failed.
+    fn fall_over(&self, failed: &DeviceError) -> Option<&Self> {
+        let spare = self.spare.as_ref()?;
+        let instead = self.instead.get_or_init(|| match spare() {
+            Ok(engine) => {
+                tracing::warn!(error = %failed, "going on with the spare device, until a restart");
+                Some(Box::new(engine))
+            }
+            Err(error) => {
+                tracing::error!(%failed, %error, "the device failed, and there is no spare one");
+                None
+            }
+        });
+        instead.as_deref()
     }
 
     pub fn arch(&self) -> &Architecture {

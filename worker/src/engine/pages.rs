@@ -8,7 +8,7 @@
 use crate::canon::PAGE;
 
 /// A last page that is not full is worth a copy if so many of its positions can be used.
-const LEAST_COPIED: usize = 16;
+pub const LEAST_COPIED: usize = 16;
 
 /// The pages of a device.
 pub struct Pages {

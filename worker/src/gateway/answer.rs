@@ -10,14 +10,14 @@ use axum::Json;
 use serde_json::{json, Value};
 use tokio::time::{timeout_at, Instant};
 
-use super::backend::{Events, Place};
+use super::backend::{Event, Events, Place};
 use super::calls::{Call, Calls, Offered, Piece};
 use super::errors::{ApiError, Result};
+use super::logprobs::{self, Scored, Scores};
 use super::options::Options;
-use super::scheduler::Event;
 use super::text::Text;
 use super::{stream, unix_seconds, Gateway};
-use crate::engine::Finish;
+use crate::engine::{Finish, Logprobs};
 
 /// The endpoints differ in how they wrap text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,24 +86,32 @@ impl Head {
     }
 }
 
-/// One step of the answers.
-pub enum Part {
-    Text { choice: u32, text: String },
-    Call { choice: u32, call: Call },
-    End { choice: u32, reason: &'static str },
+/// One step of an answer.
+pub struct Part {
+    pub choice: u32,
+    /// Tokens that became certain with it, where their probabilities are wanted.
+    pub scored: Option<Vec<Scored>>,
+    pub step: Step,
 }
 
-/// The answers to one request, one choice after the other.
+pub enum Step {
+    Text(String),
+    Call(Call),
+    End(&'static str),
+    /// This choice has no end; others do.
+    Failed(ApiError),
+}
+
+/// What `finish_reason` says of an answer that failed.
+pub const FAILED: &str = "error";
+
+/// The answers to one request.
 pub struct Answer {
     gateway: Arc<Gateway>,
     pub events: Events,
     stop: Vec<String>,
-    pub choices: u32,
-    choice: u32,
-    text: Text,
-    /// Where calls are looked for.
-    offered: Option<Offered>,
-    calls: Option<Calls>,
+    choices: Vec<Choice>,
+    scored: bool,
     /// Parts that come next.
     ready: VecDeque<Part>,
     prompt_tokens: usize,
@@ -111,72 +119,132 @@ pub struct Answer {
     deadline: Instant,
 }
 
+/// One of the answers, as it grows.
+struct Choice {
+    text: Text,
+    /// Where calls are looked for.
+    calls: Option<Calls>,
+    scores: Scores,
+    end: End,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Open,
+    Whole,
+    Failed,
+}
+
+impl Choice {
+    fn new(offered: Option<&Offered>) -> Self {
+        let text = offered.map_or_else(Text::default, |offered| Text::showing(offered.marks()));
+        let (calls, scores) = (offered.cloned().map(Calls::new), Scores::default());
+        Self { text, calls, scores, end: End::Open }
+    }
+
+    /// What more text makes certain.
+    fn pieces(&mut self, text: String) -> Vec<Piece> {
+        match &mut self.calls {
+            Some(calls) => calls.push(&text),
+            None => vec![Piece::Text(text)],
+        }
+    }
+}
+
 impl Answer {
-    /// The next part; none after the end of the last choice.
+    pub fn choices(&self) -> u32 {
+        self.choices.len() as u32
+    }
+
+    /// The next part; none after the end of the last choice. An error is of all choices, or of the last one where all
+    /// failed.
     pub async fn next(&mut self) -> Result<Option<Part>> {
-        let model = self.gateway.model.clone();
         loop {
             if let Some(part) = self.ready.pop_front() {
                 return Ok(Some(part));
             }
-            if self.choice == self.choices {
+            if self.choices.iter().all(|choice| choice.end != End::Open) {
                 return Ok(None);
             }
-            let event = timeout_at(self.deadline, self.events.next())
+            let (choice, event) = timeout_at(self.deadline, self.events.next())
                 .await
                 .map_err(|_| ApiError::timeout(self.gateway.settings.timeout.as_secs_f64()))?
                 .ok_or_else(|| ApiError::internal("the engine fell silent"))??;
-            let choice = self.choice;
             match event {
-                Event::Token(token) => {
-                    self.output_tokens += 1;
-                    // An end token is no text, whatever its piece.
-                    if model.arch().eos.contains(&token) {
-                        continue;
-                    }
-                    let text = self.text.push(model.tokenizer(), &self.stop, token);
-                    match &mut self.calls {
-                        Some(calls) => {
-                            let pieces = calls.push(&text);
-                            self.pieces(choice, pieces);
-                        }
-                        None => self.pieces(choice, vec![Piece::Text(text)]),
-                    }
+                Event::Token { token, logprobs } => self.token(choice, token, logprobs.as_ref()),
+                Event::Finished(Finish::Numeric) => {
+                    self.failed(choice, ApiError::numeric(self.output_tokens))?;
                 }
-                Event::Finished(Finish::Numeric) => return Err(ApiError::numeric(self.output_tokens)),
-                Event::Finished(finish) => {
-                    self.choice += 1;
-                    let text = std::mem::replace(&mut self.text, text_of(self.offered.as_ref())).finish();
-                    let mut reason = if finish == Finish::Length { "length" } else { "stop" };
-                    match self.calls.take() {
-                        Some(mut calls) => {
-                            let mut pieces = calls.push(&text);
-                            pieces.extend(calls.finish());
-                            self.pieces(choice, pieces);
-                            if calls.count() > 0 && finish != Finish::Length {
-                                reason = "tool_calls";
-                            }
-                        }
-                        None => self.pieces(choice, vec![Piece::Text(text)]),
-                    }
-                    self.calls = self.offered.clone().map(Calls::new);
-                    self.ready.push_back(Part::End { choice, reason });
-                }
+                Event::Finished(finish) => self.finished(choice, finish),
+                Event::Failed(error) => self.failed(choice, error)?,
             }
         }
     }
 
-    fn pieces(&mut self, choice: u32, pieces: Vec<Piece>) {
-        self.ready.extend(pieces.into_iter().filter_map(|piece| match piece {
-            Piece::Text(text) if text.is_empty() => None,
-            Piece::Text(text) => Some(Part::Text { choice, text }),
-            Piece::Call(call) => Some(Part::Call { choice, call }),
-        }));
+    fn token(&mut self, number: u32, token: u32, logprobs: Option<&Logprobs>) {
+        let model = &self.gateway.model;
+        self.output_tokens += 1;
+        // An end token is no text, whatever its piece.
+        if model.arch().eos.contains(&token) {
+            return;
+        }
+        let (tokenizer, choice) = (model.tokenizer(), &mut self.choices[number as usize]);
+        if let Some(logprobs) = logprobs.filter(|_| choice.text.shows(tokenizer, token)) {
+            choice.scores.push(tokenizer, choice.text.bytes(), token, logprobs);
+        }
+        let text = choice.text.push(tokenizer, &self.stop, token);
+        let certain = choice.text.certain(false);
+        let pieces = choice.pieces(text);
+        self.tell(number, pieces, certain);
     }
 
-    /// What a chain says of the answer so far, as a member of it.
-    pub fn extension(&self) -> Option<Value> {
-        self.events.extension()
+    fn finished(&mut self, number: u32, finish: Finish) {
+        let choice = &mut self.choices[number as usize];
+        let certain = choice.text.certain(true);
+        let text = std::mem::take(&mut choice.text).finish();
+        let mut pieces = choice.pieces(text);
+        pieces.extend(choice.calls.iter_mut().flat_map(Calls::finish));
+        let called = choice.calls.as_ref().is_some_and(|calls| calls.count() > 0);
+        choice.end = End::Whole;
+        self.tell(number, pieces, certain);
+        let reason = match finish {
+            Finish::Length => "length",
+            _ if called => "tool_calls",
+            _ => "stop",
+        };
+        self.part(number, Step::End(reason), certain);
+    }
+
+    /// A choice that failed is told beside the others; where nothing else is left, the request failed.
+    fn failed(&mut self, number: u32, error: ApiError) -> Result<()> {
+        self.choices[number as usize].end = End::Failed;
+        if self.choices.iter().all(|choice| choice.end == End::Failed) {
+            return Err(error);
+        }
+        let certain = self.choices[number as usize].text.certain(false);
+        self.part(number, Step::Failed(error), certain);
+        Ok(())
+    }
+
+    fn tell(&mut self, number: u32, pieces: Vec<Piece>, certain: usize) {
+        for piece in pieces {
+            match piece {
+                Piece::Text(text) if text.is_empty() => {}
+                Piece::Text(text) => self.part(number, Step::Text(text), certain),
+                Piece::Call(call) => self.part(number, Step::Call(call), certain),
+            }
+        }
+    }
+
+    fn part(&mut self, number: u32, step: Step, certain: usize) {
+        let scores = &mut self.choices[number as usize].scores;
+        let scored = self.scored.then(|| scores.take(certain));
+        self.ready.push_back(Part { choice: number, scored, step });
+    }
+
+    /// What a chain says of an answer so far, as a member of it.
+    pub fn extension(&self, choice: u32) -> Option<Value> {
+        self.events.extension(choice)
     }
 
     pub fn usage(&self) -> Value {
@@ -186,58 +254,73 @@ impl Answer {
 
     /// All of it in one body.
     async fn whole(mut self, head: Head) -> Result<Response> {
-        let mut choices = Vec::new();
-        let (mut whole, mut calls) = (String::new(), Vec::new());
-        while let Some(part) = self.next().await? {
-            match part {
-                Part::Text { text, .. } => whole.push_str(&text),
-                Part::Call { call, .. } => calls.push(head.call(&call)),
-                Part::End { choice, reason } => {
-                    let text = std::mem::take(&mut whole);
-                    choices.push(match head.shape {
-                        Shape::Chat => {
-                            let content =
-                                if text.is_empty() && !calls.is_empty() { None } else { Some(text) };
-                            let mut message =
-                                json!({ "role": "assistant", "content": content, "refusal": null });
-                            if !calls.is_empty() {
-                                message["tool_calls"] = json!(std::mem::take(&mut calls));
-                            }
-                            json!({
-                                "index": choice,
-                                "message": message,
-                                "logprobs": null,
-                                "finish_reason": reason,
-                            })
-                        }
-                        Shape::Completion => json!({
-                            "index": choice,
-                            "text": text,
-                            "logprobs": null,
-                            "finish_reason": reason,
-                        }),
-                    });
-                }
+        let mut wholes: Vec<Whole> = self.choices.iter().map(|_| Whole::default()).collect();
+        while let Some(Part { choice, scored, step }) = self.next().await? {
+            let whole = &mut wholes[choice as usize];
+            if let Some(scored) = scored {
+                whole.scored.get_or_insert_default().extend(scored);
+            }
+            match step {
+                Step::Text(text) => whole.text.push_str(&text),
+                Step::Call(call) => whole.calls.push(head.call(&call)),
+                Step::End(reason) => whole.reason = reason,
+                Step::Failed(error) => (whole.reason, whole.error) = (FAILED, Some(error)),
             }
         }
+        let several = wholes.len() > 1;
+        let choices = (0..).zip(wholes).map(|(choice, whole)| {
+            let mut json = whole.to_json(head.shape, choice);
+            if let Some(extension) = self.extension(choice).filter(|_| several) {
+                json["deepnode"] = extension;
+            }
+            json
+        });
         let object = if head.shape == Shape::Chat { "chat.completion" } else { "text_completion" };
-        let mut body = head.object(object, choices);
+        let mut body = head.object(object, choices.collect());
         body["usage"] = self.usage();
-        if let Some(extension) = self.extension() {
+        if let Some(extension) = self.extension(0).filter(|_| !several) {
             body["deepnode"] = extension;
         }
         Ok(head.headers(self.events.headers(), Json(body).into_response()))
     }
 }
 
+/// One of the answers when all of it is there.
+#[derive(Default)]
+struct Whole {
+    text: String,
+    calls: Vec<Value>,
+    scored: Option<Vec<Scored>>,
+    reason: &'static str,
+    error: Option<ApiError>,
+}
+
+impl Whole {
+    fn to_json(self, shape: Shape, index: u32) -> Value {
+        let Self { text, calls, scored, reason, error } = self;
+        let logprobs = scored.map(|scored| logprobs::to_json(shape, &scored));
+        let mut choice = json!({ "index": index, "logprobs": logprobs, "finish_reason": reason });
+        match shape {
+            Shape::Chat => {
+                let content = if text.is_empty() && !calls.is_empty() { None } else { Some(text) };
+                let mut message = json!({ "role": "assistant", "content": content, "refusal": null });
+                if !calls.is_empty() {
+                    message["tool_calls"] = json!(calls);
+                }
+                choice["message"] = message;
+            }
+            Shape::Completion => choice["text"] = json!(text),
+        }
+        if let Some(error) = error {
+            choice["error"] = error.body()["error"].take();
+        }
+        choice
+    }
+}
+
 /// When a request that arrives now must be answered.
 pub fn deadline(gateway: &Gateway) -> Instant {
     Instant::now() + gateway.settings.timeout
-}
-
-/// The text of an answer, with what calls are recognised by.
-fn text_of(offered: Option<&Offered>) -> Text {
-    offered.map_or_else(Text::default, |offered| Text::showing(offered.marks()))
 }
 
 /// A prompt that is to be answered.
@@ -265,11 +348,8 @@ impl Asked {
             events,
             gateway,
             stop: options.stop,
-            choices: options.choices,
-            choice: 0,
-            text: text_of(offered.as_ref()),
-            calls: offered.clone().map(Calls::new),
-            offered,
+            choices: (0..options.choices).map(|_| Choice::new(offered.as_ref())).collect(),
+            scored: options.logprobs.is_some(),
             ready: VecDeque::new(),
             prompt_tokens,
             output_tokens: 0,

@@ -6,10 +6,25 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::chain::{self, Proof, Tasks};
-use super::errors::Result;
+use super::errors::{ApiError, Result};
 use super::keys::Caller;
 use super::options::Options;
-use super::scheduler::{self, Event, Job, Scheduler};
+use super::scheduler::{self, Job, Scheduler};
+use crate::engine::{self, Finish, Logprobs};
+use crate::metrics::Exposition;
+
+/// What happens to one choice of a job.
+#[derive(Debug)]
+pub enum Event {
+    Token {
+        token: u32,
+        logprobs: Option<Logprobs>,
+    },
+    /// The last one.
+    Finished(Finish),
+    /// The last one: of this choice alone.
+    Failed(ApiError),
+}
 
 pub enum Backend {
     Local(Scheduler),
@@ -59,7 +74,13 @@ impl Backend {
     /// Further metrics, in Prometheus' format.
     pub fn metrics(&self) -> String {
         match self {
-            Self::Local(_) => String::new(),
+            Self::Local(scheduler) => {
+                let mut text = Exposition::default();
+                let help = "Whether the spare device computes, since the first one failed.";
+                let fell_over = f64::from(u8::from(scheduler.fell_over()));
+                text.put("gateway_device_failed", "gauge", help, &[("", fell_over)]);
+                text.0
+            }
             Self::Chain(tasks) => tasks.metrics(),
         }
     }
@@ -72,7 +93,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// Begins a job. On a chain this returns when the task is in a block, or was refused.
+    /// Begins a job. On a chain this returns when its tasks are in a block, or none of them was taken.
     pub async fn submit(self, job: Job) -> Result<Events> {
         Ok(match self {
             Self::Local(place) => Events::Local(place.submit(job)),
@@ -88,28 +109,36 @@ pub enum Events {
 }
 
 impl Events {
-    /// The next event; none after the last one.
-    pub async fn next(&mut self) -> Option<Result<Event>> {
-        match self {
-            Self::Local(events) => events.next().await.map(|event| Ok(event?)),
-            Self::Chain(events) => events.next().await,
-        }
+    /// The next event with its choice; none after the last one. An error is of all choices.
+    pub async fn next(&mut self) -> Option<Result<(u32, Event)>> {
+        let (choice, event) = match self {
+            Self::Chain(events) => return events.next().await,
+            Self::Local(events) => match events.next().await? {
+                Ok(told) => told,
+                Err(failure) => return Some(Err(failure.into())),
+            },
+        };
+        let event = match event {
+            engine::Event::Token { token, logprobs } => Event::Token { token, logprobs },
+            engine::Event::Finished(generation) => Event::Finished(generation.finish),
+        };
+        Some(Ok((choice, event)))
     }
 
-    /// What a chain says of the answer: its task from the beginning, the rest when the answer has ended.
-    fn proof(&self) -> Option<&Proof> {
+    /// What a chain says of the answers: their tasks from the beginning, the rest of each when it has ended.
+    fn proofs(&self) -> &[Option<Proof>] {
         match self {
-            Self::Local(_) => None,
-            Self::Chain(events) => Some(events.proof()),
+            Self::Local(_) => &[],
+            Self::Chain(events) => events.proofs(),
         }
     }
 
     pub fn headers(&self) -> Vec<(&'static str, String)> {
-        self.proof().map(Proof::headers).unwrap_or_default()
+        Proof::headers(self.proofs().iter().flatten())
     }
 
     /// The same as a member of an answer.
-    pub fn extension(&self) -> Option<Value> {
-        self.proof().map(Proof::to_json)
+    pub fn extension(&self, choice: u32) -> Option<Value> {
+        self.proofs().get(choice as usize)?.as_ref().map(Proof::to_json)
     }
 }

@@ -15,6 +15,8 @@ use super::{keys, Gateway};
 use crate::model::Model;
 
 const MESSAGES_BOUND: &str = "a list of messages";
+/// Most of the likeliest tokens beside each token, as OpenAI has it.
+const MAX_TOP_LOGPROBS: i64 = 20;
 const MODEL_READS_TEXT: &str = "the model reads text alone";
 
 pub async fn create(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response> {
@@ -27,9 +29,8 @@ pub async fn create(State(gateway): State<Arc<Gateway>>, request: Request) -> Re
     let messages = messages(fields.need("messages", MESSAGES_BOUND)?, template)?;
     let mut options = Options::take(&mut fields)?;
     limit(&mut fields, &mut options, gateway.model.arch().context)?;
+    options.logprobs = logprobs(&mut fields)?;
     gateway.backend.admit(&mut options)?;
-    fields.only("logprobs", &[json!(false)], "the answer holds no probabilities")?;
-    fields.only("top_logprobs", &[json!(0)], "the answer holds no probabilities")?;
     fields.only("response_format", &[json!({ "type": "text" })], "the model writes text freely")?;
     fields.only("modalities", &[json!(["text"])], "the model writes text alone")?;
     fields.finish()?;
@@ -63,6 +64,17 @@ fn limit(fields: &mut Fields, options: &mut Options, context: u32) -> Result<()>
     }
     options.max_output = new.or(old).map(|n| n as u32);
     Ok(())
+}
+
+/// How many of the likeliest tokens to tell beside each token, where probabilities are wanted.
+fn logprobs(fields: &mut Fields) -> Result<Option<usize>> {
+    let wanted = fields.flag("logprobs")?;
+    match fields.integer("top_logprobs", 0, MAX_TOP_LOGPROBS)? {
+        Some(top) if top > 0 && !wanted => {
+            Err(ApiError::invalid("top_logprobs", top, "0 or absent where logprobs is not true"))
+        }
+        top => Ok(wanted.then_some(top.unwrap_or(0) as usize)),
+    }
 }
 
 /// The tools, for a template that has a place for them.

@@ -15,6 +15,8 @@ use crate::model::Model;
 
 /// Tokens where a request does not say how many, as OpenAI has it.
 const DEFAULT_MAX_TOKENS: i64 = 16;
+/// Most of the likeliest tokens beside each token, as OpenAI has it.
+const MAX_LOGPROBS: i64 = 5;
 const PROMPT_BOUND: &str = "a string or a list of token ids; one prompt a request";
 
 enum Prompt {
@@ -35,7 +37,7 @@ pub async fn create(State(gateway): State<Arc<Gateway>>, request: Request) -> Re
     fields.only("echo", &[json!(false)], "the answer holds what is new alone")?;
     fields.only("best_of", &[json!(1)], "every choice is returned, see n")?;
     fields.only("suffix", &[json!("")], "the model goes on from a prompt, and fills no gaps")?;
-    fields.only("logprobs", &[], "the answer holds no probabilities")?;
+    options.logprobs = fields.integer("logprobs", 0, MAX_LOGPROBS)?.map(|top| top as usize);
     fields.finish()?;
     gateway.backend.admit(&mut options)?;
 

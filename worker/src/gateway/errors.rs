@@ -9,7 +9,7 @@ use axum::Json;
 use serde_json::{json, Value};
 
 use super::scheduler::{Failure, Refused};
-use crate::engine::EngineError;
+use crate::engine::{self, EngineError};
 use crate::model::ModelError;
 
 /// Greatest number of bytes of a user's value that an error repeats.
@@ -246,12 +246,12 @@ impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Stopping => Self::stopping(),
-            Failure::Engine(EngineError::Io(error)) => {
+            Failure::Runner(engine::Failure::Engine(EngineError::Io(error))) => {
                 tracing::error!(%error, "no room for a request");
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("no memory for this request: {error}"))
             }
-            Failure::Engine(error) => Self::internal(error),
-            Failure::Crashed => Self::internal("the engine crashed on this request"),
+            Failure::Runner(engine::Failure::Engine(error)) => Self::internal(error),
+            Failure::Runner(engine::Failure::Crashed) => Self::internal("the engine crashed on this request"),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use parking_lot::Mutex;
 
+use crate::engine::Load;
 use crate::metrics::Exposition;
 
 /// Counters since the process began, and gauges.
@@ -19,7 +20,7 @@ pub struct Metrics {
     pub finished: AtomicU64,
     /// Generations that nobody waited for any more.
     pub cancelled: AtomicU64,
-    busy_millis: AtomicU64,
+    busy_micros: AtomicU64,
     pub running: AtomicU64,
     pub queued: AtomicU64,
 }
@@ -31,13 +32,20 @@ impl Metrics {
 
     /// A generation took this long.
     pub fn busy(&self, time: Duration) {
-        self.busy_millis.fetch_add(time.as_millis() as u64, Ordering::Relaxed);
+        self.busy_micros.fetch_add(time.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// What the engine's runner did in a step.
+    pub fn load(&self, load: Load) {
+        self.busy(load.busy);
+        self.running.store(load.running as u64, Ordering::Relaxed);
+        self.queued.store(load.waiting as u64, Ordering::Relaxed);
     }
 
     /// Seconds after which a place in the queue may be free, from what generations took so far.
     pub fn retry_after(&self) -> u32 {
         let ended = self.finished.load(Ordering::Relaxed) + self.cancelled.load(Ordering::Relaxed);
-        let seconds = self.busy_millis.load(Ordering::Relaxed) / 1000 / ended.max(1);
+        let seconds = self.busy_micros.load(Ordering::Relaxed) / 1_000_000 / ended.max(1);
         seconds.clamp(1, 60) as u32
     }
 
@@ -57,10 +65,10 @@ impl Metrics {
         let mut put = |name, kind, help, value| text.put(name, kind, help, &[("", value)]);
         put("gateway_prompt_tokens_total", "counter", "Tokens of prompts.", of(&self.prompt_tokens));
         put("gateway_output_tokens_total", "counter", "Tokens generated.", of(&self.output_tokens));
-        let seconds = of(&self.busy_millis) / 1000.0;
+        let seconds = of(&self.busy_micros) / 1e6;
         put("gateway_busy_seconds_total", "counter", "Time spent generating.", seconds);
-        put("gateway_running", "gauge", "Requests that are computed now.", of(&self.running));
-        put("gateway_queued", "gauge", "Requests that wait for their turn.", of(&self.queued));
+        put("gateway_running", "gauge", "Answers that are computed now.", of(&self.running));
+        put("gateway_queued", "gauge", "Answers that wait for their turn.", of(&self.queued));
         text.0
     }
 }

@@ -19,6 +19,7 @@ mod embeddings;
 mod errors;
 mod fields;
 mod keys;
+mod logprobs;
 mod metrics;
 mod models;
 mod options;

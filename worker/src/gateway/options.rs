@@ -59,6 +59,8 @@ pub struct Options {
     pub seed: Option<i64>,
     pub choices: u32,
     pub stop: Vec<String>,
+    /// How many of the likeliest tokens to tell beside each token, where probabilities are wanted at all.
+    pub logprobs: Option<usize>,
     pub stream: bool,
     pub include_usage: bool,
 }
@@ -109,6 +111,7 @@ impl Options {
             seed,
             choices,
             stop,
+            logprobs: None,
             stream,
             include_usage,
         })
@@ -139,7 +142,7 @@ impl Options {
             None => self.sampling,
         };
         let choices = (0..self.choices).map(params).collect();
-        Ok(Job { prompt, choices, max_output, stop: self.stop.clone() })
+        Ok(Job { prompt, choices, max_output, stop: self.stop.clone(), logprobs: self.logprobs })
     }
 }
 

@@ -10,7 +10,8 @@ use axum::response::{IntoResponse, Response};
 use futures::stream::unfold;
 use serde_json::{json, Value};
 
-use super::answer::{Answer, Head, Part, Shape};
+use super::answer::{Answer, Head, Part, Shape, Step, FAILED};
+use super::logprobs;
 
 /// Comments that are sent while nothing else is, as in the queue: proxies cut silent connections.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -29,7 +30,7 @@ struct Chunks {
 /// without the `[DONE]`. When the client goes away, the answer is dropped and computed no further.
 pub fn response(answer: Answer, head: Head, include_usage: bool) -> Response {
     let head = Arc::new(head);
-    let (choices, proof) = (answer.choices, answer.events.headers());
+    let (choices, proof) = (answer.choices(), answer.events.headers());
     let mut chunks = Chunks {
         answer: Some(answer),
         head: head.clone(),
@@ -39,7 +40,9 @@ pub fn response(answer: Answer, head: Head, include_usage: bool) -> Response {
     };
     if head.shape == Shape::Chat {
         for choice in 0..choices {
-            chunks.delta(choice, json!({ "role": "assistant", "content": "" }), None);
+            let delta = json!({ "role": "assistant", "content": "" });
+            let first = json!({ "index": choice, "delta": delta, "logprobs": null, "finish_reason": null });
+            chunks.chunk(vec![first], Value::Null);
         }
     }
     let events = unfold(chunks, |mut chunks| async move {
@@ -56,20 +59,7 @@ impl Chunks {
     async fn advance(&mut self) {
         let Some(answer) = &mut self.answer else { return };
         match answer.next().await {
-            Ok(Some(Part::Text { choice, text })) => self.text(choice, text, None),
-            Ok(Some(Part::Call { choice, call })) => {
-                let mut delta = self.head.call(&call);
-                delta["index"] = json!(call.index);
-                self.delta(choice, json!({ "tool_calls": [delta] }), None);
-            }
-            Ok(Some(Part::End { choice, reason })) => {
-                // In the chunk that ends the answer: SDKs pass unknown members on.
-                self.extension = answer.extension();
-                match self.head.shape {
-                    Shape::Chat => self.delta(choice, json!({}), Some(reason)),
-                    Shape::Completion => self.text(choice, String::new(), Some(reason)),
-                }
-            }
+            Ok(Some(part)) => self.part(part),
             Ok(None) => {
                 let usage = answer.usage();
                 self.answer = None;
@@ -85,21 +75,37 @@ impl Chunks {
         }
     }
 
-    fn text(&mut self, choice: u32, text: String, reason: Option<&str>) {
-        match self.head.shape {
-            Shape::Chat => self.delta(choice, json!({ "content": text }), reason),
-            Shape::Completion => self.chunk(
-                vec![json!({ "index": choice, "text": text, "logprobs": null, "finish_reason": reason })],
-                Value::Null,
-            ),
+    fn part(&mut self, part: Part) {
+        let Part { choice, scored, step } = part;
+        let (mut delta, mut text, mut reason, mut error) = (json!({}), String::new(), None, None);
+        match step {
+            Step::Text(more) => {
+                delta["content"] = json!(more);
+                text = more;
+            }
+            Step::Call(call) => {
+                let mut call_delta = self.head.call(&call);
+                call_delta["index"] = json!(call.index);
+                delta["tool_calls"] = json!([call_delta]);
+            }
+            Step::End(why) => reason = Some(why),
+            Step::Failed(why) => (reason, error) = (Some(FAILED), Some(why)),
         }
-    }
-
-    fn delta(&mut self, choice: u32, delta: Value, reason: Option<&str>) {
-        self.chunk(
-            vec![json!({ "index": choice, "delta": delta, "logprobs": null, "finish_reason": reason })],
-            Value::Null,
-        );
+        if reason.is_some() {
+            // In the chunk that ends the answer: SDKs pass unknown members on.
+            self.extension = self.answer.as_ref().and_then(|answer| answer.extension(choice));
+        }
+        let logprobs = scored.filter(|scored| !scored.is_empty());
+        let logprobs = logprobs.map(|scored| logprobs::to_json(self.head.shape, &scored));
+        let mut json = json!({ "index": choice, "logprobs": logprobs, "finish_reason": reason });
+        match self.head.shape {
+            Shape::Chat => json["delta"] = delta,
+            Shape::Completion => json["text"] = json!(text),
+        }
+        if let Some(error) = error {
+            json["error"] = error.body()["error"].take();
+        }
+        self.chunk(vec![json], Value::Null);
     }
 
     fn chunk(&mut self, choices: Vec<Value>, usage: Value) {

@@ -8,6 +8,8 @@ pub struct Text {
     /// Bytes that wait, and whether each is shown: those of special tokens are not, but a stop string may match them.
     waiting: Vec<(u8, bool)>,
     stopped: bool,
+    /// Bytes of all tokens so far.
+    pushed: usize,
     /// Special tokens that are shown all the same, since they mean something to who reads on.
     marks: &'static [&'static str],
     characters: TextStream,
@@ -22,14 +24,35 @@ impl Text {
     /// The text that `token` makes certain.
     pub fn push(&mut self, tokenizer: &Tokenizer, stops: &[String], token: u32) -> String {
         let piece = tokenizer.piece(token).unwrap_or_default();
-        let shown = !tokenizer.is_special(token) || self.marks.iter().any(|mark| mark.as_bytes() == piece);
-        self.push_piece(piece, shown, stops)
+        self.push_piece(piece, self.shows(tokenizer, token), stops)
+    }
+
+    /// Whether a token's text is shown.
+    pub fn shows(&self, tokenizer: &Tokenizer, token: u32) -> bool {
+        let piece = tokenizer.piece(token).unwrap_or_default();
+        !tokenizer.is_special(token) || self.marks.iter().any(|mark| mark.as_bytes() == piece)
+    }
+
+    /// Bytes of all tokens so far, those included that are not shown.
+    pub fn bytes(&self) -> usize {
+        self.pushed
+    }
+
+    /// Bytes that no stop string can begin in any more, those included that are not shown; with `end` because nothing
+    /// follows.
+    pub fn certain(&self, end: bool) -> usize {
+        if end && !self.stopped {
+            self.pushed
+        } else {
+            self.pushed - self.waiting.len()
+        }
     }
 
     fn push_piece(&mut self, piece: &[u8], shown: bool, stops: &[String]) -> String {
         if self.stopped {
             return String::new();
         }
+        self.pushed += piece.len();
         self.waiting.extend(piece.iter().map(|byte| (*byte, shown)));
         // Where a stop string is, or may still become whole.
         let found = stops.iter().filter_map(|stop| self.find(stop.as_bytes())).min();

@@ -2,15 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{channel, RecvTimeoutError};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use deepnode_proto::deepnode::tasks::v1::Task;
 
-use crate::canon::{Digest, SamplingParams};
-use crate::engine::{self, Engine, EngineError, Generation};
+use crate::canon::{DeviceError, Digest, SamplingParams};
+use crate::engine::{self, Engine, EngineError, Event, Failure, Generation, Limits, Runner};
 use crate::model::{model_path, Model, ModelError};
 use crate::request;
+
+/// How often a generation looks whether it is cancelled, where no token comes.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Answers tasks. A worker's own is [`Engines`].
 pub trait Executor: Send + Sync + 'static {
@@ -20,7 +25,8 @@ pub trait Executor: Send + Sync + 'static {
     /// A model, for its tokenizer and its bounds.
     fn model(&self, id: &Digest) -> Option<Arc<Model>>;
 
-    /// Answers a prompt. `on_token` sees each token as it comes; setting `cancel` ends the call with an error.
+    /// Answers a prompt. `on_token` sees each token as it comes; setting `cancel` ends the call with an error. Calls of
+    /// several threads may be computed together.
     fn generate(
         &self,
         task: &Task,
@@ -33,7 +39,24 @@ pub trait Executor: Send + Sync + 'static {
 
 struct Loaded {
     model: Arc<Model>,
-    engine: Engine,
+    engine: Arc<Engine>,
+    /// Computes the tasks, from the first one on.
+    runner: OnceLock<Runner>,
+}
+
+impl Loaded {
+    fn new(model: Arc<Model>, engine: Engine) -> Self {
+        Self { model, engine: Arc::new(engine), runner: OnceLock::new() }
+    }
+
+    fn runner(&self) -> Result<&Runner, EngineError> {
+        if self.runner.get().is_none() {
+            let (engine, model) = (self.engine.clone(), self.model.clone());
+            // Of two that begin at once, one stays.
+            let _ = self.runner.set(Runner::start(engine, model, Limits::default(), |_| ())?);
+        }
+        self.runner.get().ok_or(EngineError::Cancelled)
+    }
 }
 
 /// Models ready to compute, by id.
@@ -64,7 +87,7 @@ impl Engines {
             model.verify()?;
             let model = Arc::new(model);
             let engine = engine(&model)?;
-            engines.loaded.insert(*id, Loaded { model, engine });
+            engines.loaded.insert(*id, Loaded::new(model, engine));
         }
         Ok(engines)
     }
@@ -72,7 +95,7 @@ impl Engines {
     /// Adds a model that is open already.
     pub fn add(&mut self, model: Arc<Model>, options: engine::Options) -> Result<(), EngineError> {
         let engine = Engine::new(model.clone(), options)?;
-        self.loaded.insert(model.id(), Loaded { model, engine });
+        self.loaded.insert(model.id(), Loaded::new(model, engine));
         Ok(())
     }
 
@@ -83,7 +106,7 @@ impl Engines {
 
     /// A model with its engine.
     pub fn get(&self, id: &Digest) -> Option<(&Arc<Model>, &Engine)> {
-        self.loaded.get(id).map(|l| (&l.model, &l.engine))
+        self.loaded.get(id).map(|l| (&l.model, &*l.engine))
     }
 }
 
@@ -107,12 +130,33 @@ impl Executor for Engines {
         let invalid =
             |field, value: String, bound: &str| EngineError::Invalid { field, value, bound: bound.into() };
         let ask = task.request.as_ref().ok_or_else(|| invalid("request", "missing".into(), "there"))?;
-        let (model, engine) = request::digest(&ask.model_id)
-            .and_then(|id| self.get(&id))
+        let loaded = request::digest(&ask.model_id)
+            .and_then(|id| self.loaded.get(&id))
             .ok_or_else(|| invalid("model_id", hex::encode(&ask.model_id), "a loaded model"))?;
-        let request =
-            engine::Request { prompt, params, max_output: ask.max_output, stop: request::stop(model, ask) };
-        let mut session = engine.session(prompt.len() + ask.max_output as usize)?;
-        session.generate(&request, on_token, cancel)
+        let job = engine::Job {
+            prompt: prompt.to_vec(),
+            params: *params,
+            max_output: ask.max_output,
+            stop: ask.stop.clone(),
+            logprobs: None,
+        };
+        let (sender, events) = channel();
+        let _ticket = loaded.runner()?.submit(job, move |event| {
+            let _ = sender.send(event);
+        });
+        loop {
+            if cancel.load(Ordering::Relaxed) {
+                return Err(EngineError::Cancelled);
+            }
+            match events.recv_timeout(LOOK) {
+                Ok(Ok(Event::Token { token, .. })) => on_token(token),
+                Ok(Ok(Event::Finished(generation))) => return Ok(generation),
+                Ok(Err(Failure::Engine(error))) => return Err(error),
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Err(Failure::Crashed)) | Err(RecvTimeoutError::Disconnected) => {
+                    return Err(DeviceError("the engine crashed".into()).into());
+                }
+            }
+        }
     }
 }

@@ -31,7 +31,7 @@ use crate::model::TextStream;
 use crate::request;
 use crate::serving::Live;
 
-/// How often the worker looks.
+/// How often the worker looks, and how much it does at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     /// At its tasks.
@@ -42,6 +42,8 @@ pub struct Pace {
     pub retry: Duration,
     /// How long tasks under way may go on after the signal to stop.
     pub drain: Duration,
+    /// Tasks that generate at once; more that are accepted wait for their turn.
+    pub parallel: u32,
 }
 
 impl Default for Pace {
@@ -51,6 +53,7 @@ impl Default for Pace {
             housekeeping: Duration::from_secs(2),
             retry: Duration::from_secs(2),
             drain: Duration::from_secs(60),
+            parallel: 64,
         }
     }
 }
@@ -71,8 +74,8 @@ pub struct Worker {
     shown: Mutex<BTreeSet<u64>>,
     /// Tells that an input came.
     inputs: Notify,
-    /// One task generates at a time: all cores work on it.
-    turn: Semaphore,
+    /// Tasks that generate at once: the engine computes them together.
+    turns: Semaphore,
     /// Set when the worker was told to stop: what it has not accepted goes back to the chain.
     stopping: AtomicBool,
     /// Ends generations when the time to drain is over.
@@ -100,7 +103,7 @@ impl Worker {
             driven: Mutex::default(),
             shown: Mutex::default(),
             inputs: Notify::new(),
-            turn: Semaphore::new(1),
+            turns: Semaphore::new(pace.parallel as usize),
             stopping: AtomicBool::new(false),
             cancel: AtomicBool::new(false),
             metrics: Arc::default(),
@@ -159,8 +162,9 @@ impl Worker {
         }
         self.cancel.store(true, Ordering::Relaxed);
         keeper.abort();
-        // A generation notices within a token; its thread must not outlive the journal's lock.
-        let _ = tokio::time::timeout(Duration::from_secs(10), self.turn.acquire()).await;
+        // Generations notice within a step; their threads must not outlive the journal's lock.
+        let all = self.turns.acquire_many(self.pace.parallel);
+        let _ = tokio::time::timeout(Duration::from_secs(10), all).await;
     }
 
     /// Begins to drive a task, unless that is done already.

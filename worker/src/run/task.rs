@@ -1,6 +1,6 @@
 //! One task, from its assignment to its receipt.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -57,8 +57,10 @@ impl Worker {
             return self.lost(id);
         };
         let params = request::sampling(&task).map_err(anyhow::Error::msg)?;
-        let receipt = self.generate(&task, ask, model, prompt, params).await?;
-        self.submit(&task, receipt).await
+        match self.generate(&task, ask, model, prompt, params).await? {
+            Some(receipt) => self.submit(&task, receipt).await,
+            None => self.lost(id),
+        }
     }
 
     /// The task as it is now, if it still waits for this worker.
@@ -164,7 +166,8 @@ impl Worker {
         Ok(task)
     }
 
-    /// Generates in a thread of its own, when it is this task's turn; answers the receipt, which is in the journal.
+    /// Generates together with other tasks, when it is this task's turn; answers the receipt, which is in the journal.
+    /// None if the task was taken away meanwhile.
     async fn generate(
         self: &Arc<Self>,
         task: &Task,
@@ -172,20 +175,21 @@ impl Worker {
         model: Arc<Model>,
         prompt: Vec<u32>,
         params: SamplingParams,
-    ) -> anyhow::Result<Receipt> {
+    ) -> anyhow::Result<Option<Receipt>> {
         let queued = Metrics::raise(&self.metrics.queued);
-        let turn = self.turn.acquire().await?;
+        let turn = self.turns.acquire().await?;
         drop(queued);
         let live = self.live(task)?.context("the answer is over")?;
         live.begin();
-        let (worker, task) = (self.clone(), task.clone());
-        let computed = tokio::task::spawn_blocking(move || -> anyhow::Result<Receipt> {
+        let (worker, task, id) = (self.clone(), task.clone(), task.id);
+        let cancel = Arc::new(AtomicBool::new(false));
+        let cancelled = cancel.clone();
+        let mut computed = tokio::task::spawn_blocking(move || -> anyhow::Result<Receipt> {
             let _running = Metrics::raise(&worker.metrics.running);
             let started = Instant::now();
             let mut text = TextStream::default();
             let mut on_token = |token| live.push(token, text.push(model.tokenizer(), token));
-            let generation =
-                worker.executor.generate(&task, &prompt, &params, &mut on_token, &worker.cancel)?;
+            let generation = worker.executor.generate(&task, &prompt, &params, &mut on_token, &cancelled)?;
             let spent = started.elapsed();
             Metrics::add(&worker.metrics.output_tokens, generation.tokens.len() as u64);
             Metrics::add(&worker.metrics.busy_millis, spent.as_millis() as u64);
@@ -201,9 +205,39 @@ impl Worker {
             live.finish(text.finish(), receipt.clone());
             Ok(receipt)
         });
-        let receipt = computed.await;
+        let receipt = tokio::select! {
+            receipt = &mut computed => receipt?.map(Some),
+            stops = self.in_vain(id) => {
+                cancel.store(true, Ordering::Relaxed);
+                match computed.await? {
+                    // It was done all the same.
+                    Ok(receipt) => Ok(Some(receipt)),
+                    Err(_) if !stops => Ok(None),
+                    Err(error) => Err(error),
+                }
+            }
+        };
         drop(turn);
-        receipt?
+        receipt
+    }
+
+    /// Returns when it makes no sense to generate any longer: whether because the process stops, or else because the
+    /// task was taken away.
+    async fn in_vain(&self, id: u64) -> bool {
+        let mut looked = Instant::now();
+        loop {
+            tokio::time::sleep(self.pace.poll).await;
+            if self.cancelled() {
+                return true;
+            }
+            if looked.elapsed() >= self.pace.retry {
+                // A node that does not answer says nothing about the task.
+                if matches!(self.still_ours(id).await, Ok(None)) {
+                    return false;
+                }
+                looked = Instant::now();
+            }
+        }
     }
 
     /// Puts output and receipt on disk, before anything of them is sent.

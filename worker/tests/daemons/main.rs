@@ -1,6 +1,7 @@
 //! Worker and auditor against a chain in memory, over real connections, with a small real model.
 
 mod chain;
+mod together;
 mod verdicts;
 
 use std::net::SocketAddr;
@@ -140,6 +141,7 @@ impl Running {
             housekeeping: Duration::from_millis(20),
             retry: Duration::from_millis(30),
             drain: Duration::from_millis(300),
+            ..Pace::default()
         };
         let chain: Arc<dyn Chain> = Arc::new(chain.of(key(WORKER)));
         let blobs = Blobs::open(&home.join("blobs")).unwrap();

@@ -84,6 +84,27 @@ class Sdk(unittest.TestCase):
         self.assertEqual(one.choices, two.choices)
         self.assertNotEqual(one.choices[0].message.content, one.choices[1].message.content)
 
+    def test_logprobs(self):
+        options = {"logprobs": True, "top_logprobs": 2, "n": 2}
+        whole = self.chat(**options)
+        for choice in whole.choices:
+            content = choice.logprobs.content
+            text = b"".join(bytes(token.bytes) for token in content).decode()
+            self.assertEqual(text, choice.message.content)
+            for token in content:
+                # Greedy: the likeliest one.
+                self.assertEqual(token.logprob, token.top_logprobs[0].logprob)
+                self.assertEqual(len(token.top_logprobs), 2)
+        streamed = [[], []]
+        for chunk in self.chat(stream=True, **options):
+            for choice in chunk.choices:
+                streamed[choice.index] += choice.logprobs.content if choice.logprobs else []
+        self.assertEqual(streamed, [choice.logprobs.content for choice in whole.choices])
+        old = self.client.completions.create(model=MODEL, prompt="The capital of France is", temperature=0, max_tokens=3, logprobs=3)
+        told = old.choices[0].logprobs
+        self.assertEqual("".join(told.tokens), old.choices[0].text)
+        self.assertEqual(told.token_logprobs, [max(top.values()) for top in told.top_logprobs])
+
     def test_stop(self):
         self.assertNotIn("Paris", self.chat(stop=["Paris"]).choices[0].message.content)
 
@@ -96,8 +117,8 @@ class Sdk(unittest.TestCase):
             self.chat(temperature=-1)
         self.assertEqual((caught.exception.param, caught.exception.code), ("temperature", "invalid_value"))
         with self.assertRaises(openai.BadRequestError) as caught:
-            self.chat(logprobs=True)
-        self.assertEqual(caught.exception.param, "logprobs")
+            self.chat(logprobs=True, top_logprobs=21)
+        self.assertEqual(caught.exception.param, "top_logprobs")
         with self.assertRaises(openai.BadRequestError) as caught:
             self.chat(messages=[{"role": "user", "content": "so long " * 20_000}])
         self.assertEqual(caught.exception.code, "context_length_exceeded")

@@ -1,4 +1,4 @@
-//! One task from its estimate to what it cost.
+//! The tasks of a request, from their estimate to what they cost.
 
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use deepnode_client::task::{self, token_digest, Answer, Follower, Offer, Step, Submitted};
 use deepnode_client::ClientError;
-use deepnode_proto::deepnode::tasks::v1::{InputKind, Request, SamplingParams, TaskStatus};
+use deepnode_proto::deepnode::tasks::v1::{InputKind, Request, SamplingParams, Task, TaskStatus};
+use futures::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{OverBudget, Place, Proof, Shared, Told};
+use crate::canon;
 use crate::gateway::errors::{ApiError, Result};
 use crate::gateway::scheduler::Job;
 use crate::metrics::Metrics as Gauges;
@@ -21,11 +23,29 @@ const MARGIN_PERCENT: u128 = 10;
 /// How often a task is looked at that nobody waits for any more.
 const LOOK: Duration = Duration::from_secs(2);
 
-type Sender = mpsc::UnboundedSender<Result<Told>>;
+/// The longest pause between looks at a task whose receipt is not final yet.
+const LONG_LOOK: Duration = Duration::from_secs(60);
 
-/// Runs a job to its end. `started` hears of the task, `events` of the answer; when nobody listens any more, the task
-/// is taken back if no worker accepted it yet.
-pub(super) async fn drive(place: Place, job: Job, started: oneshot::Sender<Result<Proof>>, events: Sender) {
+/// Tells of one choice.
+struct Sender {
+    choice: u32,
+    events: mpsc::UnboundedSender<(u32, Told)>,
+}
+
+impl Sender {
+    fn send(&self, told: Told) {
+        let _ = self.events.send((self.choice, told));
+    }
+}
+
+/// Runs a job to its end, all of its tasks at once. `started` hears of the tasks, `events` of the answers; when nobody
+/// listens any more, tasks are taken back that no worker accepted yet.
+pub(super) async fn drive(
+    place: Place,
+    job: Job,
+    started: oneshot::Sender<Result<Vec<Option<Proof>>>>,
+    events: mpsc::UnboundedSender<(u32, Told)>,
+) {
     let shared = place.shared.clone();
     let queued = Gauges::raise(&shared.metrics.queued);
     let mut aborted = shared.aborted.subscribe();
@@ -35,34 +55,47 @@ pub(super) async fn drive(place: Place, job: Job, started: oneshot::Sender<Resul
         _ = aborted.wait_for(|aborted| *aborted) => return,
     };
     drop(queued);
-    let _running = Gauges::raise(&shared.metrics.running);
+    let running = Gauges::raise(&shared.metrics.running);
     let began = Instant::now();
-    let task = match Paid::submit(&place, &job).await {
-        Ok(task) => task,
+    let submitted = match Paid::submit(&place, &job).await {
+        Ok(submitted) => submitted,
         Err(error) => {
             let _ = started.send(Err(error));
             return;
         }
     };
-    let proof = Proof::new(&task.submitted, task.max_price);
-    let _ = started.send(Ok(proof.clone()));
-    let ended = tokio::select! {
-        ended = follow(&task, &job, proof, &events) => Some(ended),
-        () = events.closed() => None,
-        _ = aborted.wait_for(|aborted| *aborted) => None,
-    };
-    shared.metrics.busy(began.elapsed());
-    let given_up = ended.is_none();
-    match ended {
-        Some(Ok(())) => Gauges::add(&shared.metrics.finished, 1),
-        Some(Err(error)) => {
-            let _ = events.send(Err(error));
+    let proof = |task: &Paid| Proof::new(&task.submitted, task.max_price);
+    let proofs = submitted.iter().map(|task| task.as_ref().ok().map(proof)).collect();
+    let _ = started.send(Ok(proofs));
+    let mut tasks = Vec::new();
+    for (choice, task) in (0..).zip(submitted) {
+        let sender = Sender { choice, events: events.clone() };
+        match task {
+            Ok(task) => tasks.push((task, sender)),
+            // The others go on.
+            Err(error) => sender.send(Told::Failed(error)),
         }
-        None => Gauges::add(&shared.metrics.cancelled, 1),
     }
+    let answered = join_all(tasks.iter().map(|(task, sender)| async {
+        let mut aborted = shared.aborted.subscribe();
+        let ended = tokio::select! {
+            ended = follow(task, &job, proof(task), sender) => Some(ended),
+            () = sender.events.closed() => None,
+            _ = aborted.wait_for(|aborted| *aborted) => None,
+        };
+        shared.metrics.busy(began.elapsed());
+        let given_up = ended.is_none();
+        match ended {
+            Some(Ok(())) => Gauges::add(&shared.metrics.finished, 1),
+            Some(Err(error)) => sender.send(Told::Failed(error)),
+            None => Gauges::add(&shared.metrics.cancelled, 1),
+        }
+        given_up
+    }));
+    let given_up = answered.await;
     // Nothing is to be waited for by others while this is found out.
-    drop(turn);
-    task.account(given_up).await;
+    drop((events, running, turn, place));
+    join_all(tasks.into_iter().zip(given_up).map(|((task, _), given_up)| task.account(given_up))).await;
 }
 
 /// A task whose price is set aside.
@@ -78,10 +111,10 @@ struct Paid {
 }
 
 impl Paid {
-    async fn submit(place: &Place, job: &Job) -> Result<Self> {
+    /// Submits a task for each choice, if there is money for all of them. An error is of all, or where all have the
+    /// same fate.
+    async fn submit(place: &Place, job: &Job) -> Result<Vec<Result<Self>>> {
         let shared = &place.shared;
-        let params = job.choices.first().ok_or_else(|| ApiError::internal("a job without an answer"))?;
-        let input = token_bytes(&job.prompt);
         let (model_id, input_tokens) = (shared.model.id(), job.prompt.len() as u32);
         let estimate = task::estimate(&shared.terms.client, &model_id, input_tokens, job.max_output)
             .await
@@ -89,11 +122,34 @@ impl Paid {
         let fee: u128 = estimate.fee.parse().map_err(ApiError::internal)?;
         let max_price = fee.saturating_add(fee.saturating_mul(MARGIN_PERCENT).div_ceil(100));
         let locked = u64::try_from(max_price).unwrap_or(u64::MAX);
-        let lock = shared.ledger.lock(&place.caller, locked).map_err(|over| refused(over, locked))?;
+        let count = job.choices.len() as u64;
+        let locks = shared
+            .ledger
+            .lock(&place.caller, locked, count)
+            .map_err(|over| refused(over, locked.saturating_mul(count)))?;
+        let each = locks.iter().zip(&job.choices);
+        let each =
+            each.map(|(lock, params)| Self::submit_one(shared, job, params, max_price, (*lock, locked)));
+        let mut submitted = join_all(each).await;
+        match submitted.iter().all(Result::is_err) {
+            true => {
+                Err(submitted.pop().and_then(Result::err).unwrap_or_else(|| ApiError::internal("no task")))
+            }
+            false => Ok(submitted),
+        }
+    }
+
+    async fn submit_one(
+        shared: &Arc<Shared>,
+        job: &Job,
+        params: &canon::SamplingParams,
+        max_price: u128,
+        (lock, locked): (u64, u64),
+    ) -> Result<Self> {
         let greedy = params.temperature_micros == 0;
         let offer = Offer {
             request: Request {
-                model_id: model_id.to_vec(),
+                model_id: shared.model.id().to_vec(),
                 input_kind: InputKind::Tokens.into(),
                 input_digest: token_digest(&job.prompt).to_vec(),
                 max_output: job.max_output,
@@ -106,8 +162,8 @@ impl Paid {
                 }),
                 stop: job.stop.clone(),
             },
-            input,
-            input_tokens,
+            input: token_bytes(&job.prompt),
+            input_tokens: job.prompt.len() as u32,
             inline: false,
             max_price,
         };
@@ -128,7 +184,8 @@ impl Paid {
         Ok(Self { shared: shared.clone(), submitted, max_price, lock, locked, fee })
     }
 
-    /// Finds out what the task cost, and writes it down. With `give_up` it is taken back first, if that is possible.
+    /// Finds out what the task cost, and writes it down; when its receipt is convicted later, what returned is there to
+    /// be spent again. With `give_up` it is taken back first, if that is possible.
     async fn account(self, give_up: bool) {
         let (client, signer, id) =
             (&self.shared.terms.client, &self.shared.terms.signer, self.submitted.task);
@@ -139,22 +196,40 @@ impl Paid {
                 Err(error) => tracing::debug!(task = id, %error, "not taken back"),
             }
         }
+        // What the budget holds for it, and the receipt's price once that is known.
+        let (mut held, mut paid, mut pause) = (self.locked, None, LOOK);
         loop {
-            let cost = match task::task(client, id).await {
-                Ok(task) => match task.status() {
-                    TaskStatus::Submitted | TaskStatus::Settled => task.price.parse().ok(),
-                    TaskStatus::Open | TaskStatus::Assigned | TaskStatus::Accepted => None,
-                    _ => Some(0),
-                },
-                Err(_) => None,
+            let task = task::task(client, id).await.ok();
+            let status = task.as_ref().map(Task::status);
+            let price = match status {
+                Some(TaskStatus::Submitted | TaskStatus::Settled) => task.and_then(|t| t.price.parse().ok()),
+                None | Some(TaskStatus::Open | TaskStatus::Assigned | TaskStatus::Accepted) => None,
+                Some(_) => Some(0),
             };
-            if let Some(cost) = cost {
-                let cost = fees.saturating_add(cost);
-                self.shared.ledger.pay(self.lock, self.locked, cost);
-                Gauges::add(&self.shared.spent, cost);
+            if let Some(price) = price.filter(|price| paid != Some(*price)) {
+                let cost = fees.saturating_add(price);
+                self.shared.ledger.pay(self.lock, held, cost);
+                match paid.replace(price) {
+                    None => Gauges::add(&self.shared.spent, cost),
+                    Some(before) => {
+                        tracing::warn!(
+                            task = id,
+                            udn = before,
+                            "the receipt did not stand; its price returned"
+                        );
+                        Gauges::add(&self.shared.refunded, before.saturating_sub(price));
+                    }
+                }
+                held = cost;
+            }
+            // A receipt may be convicted until it is settled.
+            if price.is_some() && status != Some(TaskStatus::Submitted) {
                 return;
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(pause).await;
+            if paid.is_some() {
+                pause = pause.saturating_mul(2).min(LONG_LOOK);
+            }
         }
     }
 }
@@ -204,7 +279,7 @@ fn check(job: &Job, shared: &Shared, told: &[u32], at: usize, token: u32) -> Res
 
 fn tell(shared: &Shared, events: &Sender, token: u32) {
     Gauges::add(&shared.metrics.output_tokens, 1);
-    let _ = events.send(Ok(Told::Token(token)));
+    events.send(Told::Token(token));
 }
 
 /// The end: the receipt is about this prompt, and its tokens are those that were told.
@@ -228,7 +303,7 @@ fn finish(
     }
     let finish = finish_from_proto(answer.receipt.finish())
         .ok_or_else(|| ApiError::bad_answer("the receipt does not say how the answer ended"))?;
-    let _ = events.send(Ok(Told::Finished(finish, Box::new(proof.answered(&answer)))));
+    events.send(Told::Finished(finish, Box::new(proof.answered(&answer))));
     Ok(())
 }
 

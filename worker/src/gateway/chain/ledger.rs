@@ -101,42 +101,48 @@ impl Ledger {
         self.day_limit.saturating_sub(inner.sum(|_| true))
     }
 
-    /// Sets `udn` aside, if every limit has that much left.
-    pub fn lock(&self, caller: &Caller, udn: u64) -> Result<u64, OverBudget> {
+    /// Sets `udn` aside so many times, if every limit has that much left.
+    pub fn lock(&self, caller: &Caller, udn: u64, count: u64) -> Result<Vec<u64>, OverBudget> {
+        let total = udn.saturating_mul(count);
         let now = now();
         let retry_after = (DAY - now % DAY) as u32;
         let mut inner = self.inner.lock();
         inner.turn(day_of(now));
         let left = self.day_limit.saturating_sub(inner.sum(|_| true));
-        if udn > left {
+        if total > left {
             return Err(OverBudget::Day { left, retry_after });
         }
         if let Some(left) = self.limit.map(|limit| limit.saturating_sub(inner.spent)) {
-            if udn > left {
+            if total > left {
                 return Err(OverBudget::Process { left });
             }
         }
         if let Some(limit) = caller.udn_per_day {
             let left = limit.saturating_sub(inner.sum(|cost| cost.caller == caller.name));
-            if udn > left {
+            if total > left {
                 return Err(OverBudget::Key { left, retry_after });
             }
         }
-        let (id, day) = (inner.next, inner.today);
-        inner
-            .log
-            .append(&Entry::Locked { id, day, caller: caller.name.clone(), udn })
-            .map_err(|error| OverBudget::Journal(error.to_string()))?;
-        inner.next += 1;
-        inner.spent += udn;
-        inner.costs.insert(id, Cost { caller: caller.name.clone(), udn });
-        Ok(id)
+        let mut ids = Vec::new();
+        for _ in 0..count {
+            let (id, day) = (inner.next, inner.today);
+            inner
+                .log
+                .append(&Entry::Locked { id, day, caller: caller.name.clone(), udn })
+                .map_err(|error| OverBudget::Journal(error.to_string()))?;
+            inner.next += 1;
+            inner.spent += udn;
+            inner.costs.insert(id, Cost { caller: caller.name.clone(), udn });
+            ids.push(id);
+        }
+        Ok(ids)
     }
 
-    /// Says what a lock came to.
-    pub fn pay(&self, id: u64, locked: u64, udn: u64) {
+    /// Says what a lock came to, which the budget has `held` until now: what was locked, or what it came to before a
+    /// refund.
+    pub fn pay(&self, id: u64, held: u64, udn: u64) {
         let mut inner = self.inner.lock();
-        inner.spent = inner.spent.saturating_sub(locked).saturating_add(udn);
+        inner.spent = inner.spent.saturating_sub(held).saturating_add(udn);
         if let Some(cost) = inner.costs.get_mut(&id) {
             cost.udn = udn;
             // Not written, it counts whole after a restart: too much, never too little.
@@ -186,38 +192,41 @@ mod tests {
         let path = home.path().join("gateway.journal");
         let (a, b) = (caller("a", Some(60)), caller("b", None));
         let ledger = Ledger::open(&path, 100, Some(90)).unwrap();
-        let first = ledger.lock(&a, 50).unwrap();
-        assert!(matches!(ledger.lock(&a, 11), Err(OverBudget::Key { left: 10, .. })));
-        assert!(matches!(ledger.lock(&b, 51), Err(OverBudget::Day { left: 50, .. })));
-        assert_eq!(ledger.lock(&b, 41), Err(OverBudget::Process { left: 40 }));
-        ledger.pay(first, 50, 20);
+        let first = ledger.lock(&a, 25, 2).unwrap();
+        assert!(matches!(ledger.lock(&a, 11, 1), Err(OverBudget::Key { left: 10, .. })));
+        assert!(matches!(ledger.lock(&b, 51, 1), Err(OverBudget::Day { left: 50, .. })));
+        assert_eq!(ledger.lock(&b, 41, 1), Err(OverBudget::Process { left: 40 }));
+        ledger.pay(first[0], 25, 15);
+        ledger.pay(first[1], 25, 20);
+        // Its receipt did not stand: the price returned, the transaction's fee did not.
+        ledger.pay(first[1], 20, 5);
         assert_eq!(ledger.left_today(), 80);
-        let unpaid = ledger.lock(&a, 30).unwrap();
-        assert_ne!(unpaid, first);
+        let unpaid = ledger.lock(&a, 30, 1).unwrap();
+        assert!(!first.contains(&unpaid[0]));
         assert!(matches!(Ledger::open(&path, 1, None), Err(JournalError::Locked { .. })));
         drop(ledger);
 
         // 20 were paid, 30 are locked for good; the limit of the process begins anew.
         let ledger = Ledger::open(&path, 100, Some(90)).unwrap();
         assert_eq!(ledger.left_today(), 50);
-        assert!(matches!(ledger.lock(&a, 11), Err(OverBudget::Key { left: 10, .. })));
-        let third = ledger.lock(&b, 50).unwrap();
-        assert!(third > unpaid);
-        assert!(matches!(ledger.lock(&b, 1), Err(OverBudget::Day { left: 0, .. })));
+        assert!(matches!(ledger.lock(&a, 11, 1), Err(OverBudget::Key { left: 10, .. })));
+        let third = ledger.lock(&b, 50, 1).unwrap();
+        assert!(third[0] > unpaid[0]);
+        assert!(matches!(ledger.lock(&b, 1, 1), Err(OverBudget::Day { left: 0, .. })));
     }
 
     #[test]
     fn a_day_begins_with_nothing_spent() {
         let home = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(&home.path().join("gateway.journal"), 100, None).unwrap();
-        let late = ledger.lock(&caller("a", None), 70).unwrap();
+        let late = ledger.lock(&caller("a", None), 70, 1).unwrap();
         let mut inner = ledger.inner.lock();
         let tomorrow = inner.today + 1;
         inner.turn(tomorrow);
         assert_eq!(inner.sum(|_| true), 0);
         drop(inner);
         // Paid after midnight: of yesterday's.
-        ledger.pay(late, 70, 60);
+        ledger.pay(late[0], 70, 60);
         assert_eq!(ledger.inner.lock().spent, 60);
     }
 }

@@ -1,6 +1,6 @@
-//! Requests as tasks of a chain: one task each, paid by one key within a budget.
+//! Requests as tasks of a chain: one task for each choice, paid by one key within a budget.
 //!
-//! A task runs in a driver of its own, which outlives the client that asked: what was spent is written down whoever
+//! A request's tasks run in a driver of its own, which outlives the client that asked: what was spent is written down whoever
 //! still waits for the answer.
 
 mod driver;
@@ -20,11 +20,12 @@ use tokio::sync::{mpsc, oneshot, watch, Semaphore};
 pub use ledger::{Ledger, OverBudget};
 pub use proof::Proof;
 
+use super::backend::Event;
 use super::errors::{ApiError, Result};
 use super::keys::Caller;
 use super::metrics::Metrics;
 use super::options::Options;
-use super::scheduler::{Event, Job};
+use super::scheduler::Job;
 use crate::engine::Finish;
 use crate::metrics::Exposition;
 use crate::model::Model;
@@ -51,7 +52,7 @@ struct Shared {
     terms: Terms,
     model: Arc<Model>,
     ledger: Ledger,
-    /// Tasks that may run now.
+    /// Requests whose tasks may run now.
     turns: Arc<Semaphore>,
     places: Mutex<Places>,
     parallel: usize,
@@ -62,6 +63,7 @@ struct Shared {
     aborted: watch::Sender<bool>,
     metrics: Arc<Metrics>,
     spent: AtomicU64,
+    refunded: AtomicU64,
     reassigned: AtomicU64,
 }
 
@@ -103,15 +105,16 @@ impl Tasks {
                 aborted: watch::Sender::new(false),
                 metrics,
                 spent: AtomicU64::default(),
+                refunded: AtomicU64::default(),
                 reassigned: AtomicU64::default(),
             }),
         })
     }
 
     pub fn admit(&self, options: &mut Options) -> Result<()> {
-        if options.choices > 1 {
-            let why = format!("{} was asked for, each request is one task with one answer", options.choices);
-            return Err(ApiError::unsupported("n", why));
+        if options.logprobs.is_some() {
+            let why = "the answer is another machine's, and its receipt holds no logits to tell them from";
+            return Err(ApiError::unsupported("logprobs", why));
         }
         let (most, bytes) = self.shared.stops;
         if options.stop.len() > most || options.stop.iter().any(|stop| stop.len() > bytes) {
@@ -158,6 +161,8 @@ impl Tasks {
             "udn paid for tasks and their fees.",
             of(&self.shared.spent),
         );
+        let help = "udn of receipts that did not stand, which returned.";
+        put("gateway_refunded_udn_total", "counter", help, of(&self.shared.refunded));
         let help = "Tasks that went to another worker because one failed.";
         put("gateway_reassigned_total", "counter", help, of(&self.shared.reassigned));
         let left = self.shared.ledger.left_today() as f64;
@@ -184,8 +189,8 @@ impl Place {
         let (sender, receiver) = mpsc::unbounded_channel();
         let aborted = self.shared.aborted.subscribe();
         tokio::spawn(driver::drive(self, job, started, sender));
-        let proof = starting.await.map_err(|_| ApiError::internal("the task's driver ended"))??;
-        Ok(Events { receiver, proof, aborted })
+        let proofs = starting.await.map_err(|_| ApiError::internal("the tasks' driver ended"))??;
+        Ok(Events { receiver, proofs, aborted })
     }
 }
 
@@ -195,36 +200,40 @@ impl Drop for Place {
     }
 }
 
-/// What a driver tells.
+/// What a driver tells of a choice.
 enum Told {
     Token(u32),
     Finished(Finish, Box<Proof>),
+    Failed(ApiError),
 }
 
-/// What happens to a task. Bounded by the tokens that were paid for.
+/// What happens to the tasks of a request. Bounded by the tokens that were paid for.
 pub struct Events {
-    receiver: mpsc::UnboundedReceiver<Result<Told>>,
-    proof: Proof,
+    receiver: mpsc::UnboundedReceiver<(u32, Told)>,
+    /// One a choice; none where the chain did not take the task.
+    proofs: Vec<Option<Proof>>,
     aborted: watch::Receiver<bool>,
 }
 
 impl Events {
-    pub async fn next(&mut self) -> Option<Result<Event>> {
-        let told = tokio::select! {
+    pub async fn next(&mut self) -> Option<Result<(u32, Event)>> {
+        let (choice, told) = tokio::select! {
             biased;
             told = self.receiver.recv() => told?,
-            _ = self.aborted.wait_for(|aborted| *aborted) => Err(ApiError::stopping()),
+            _ = self.aborted.wait_for(|aborted| *aborted) => return Some(Err(ApiError::stopping())),
         };
-        Some(told.map(|told| match told {
-            Told::Token(token) => Event::Token(token),
+        let event = match told {
+            Told::Token(token) => Event::Token { token, logprobs: None },
+            Told::Failed(error) => Event::Failed(error),
             Told::Finished(finish, proof) => {
-                self.proof = *proof;
+                self.proofs[choice as usize] = Some(*proof);
                 Event::Finished(finish)
             }
-        }))
+        };
+        Some(Ok((choice, event)))
     }
 
-    pub fn proof(&self) -> &Proof {
-        &self.proof
+    pub fn proofs(&self) -> &[Option<Proof>] {
+        &self.proofs
     }
 }

@@ -45,8 +45,20 @@ impl Proof {
         Self { answer, ..self.clone() }
     }
 
-    /// What is known goes into the response's head: of a stream the task, of a whole answer the rest too.
-    pub fn headers(&self) -> Vec<(&'static str, String)> {
+    /// What is known goes into the response's head: of a stream the tasks, of whole answers the rest too. Several
+    /// stand side by side.
+    pub fn headers<'a>(proofs: impl Iterator<Item = &'a Self>) -> Vec<(&'static str, String)> {
+        let mut headers: Vec<(&'static str, String)> = Vec::new();
+        for (name, value) in proofs.flat_map(Self::header) {
+            match headers.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, values)) => *values = format!("{values}, {value}"),
+                None => headers.push((name, value)),
+            }
+        }
+        headers
+    }
+
+    fn header(&self) -> Vec<(&'static str, String)> {
         let mut headers = vec![
             ("x-deepnode-task", self.task.to_string()),
             ("x-deepnode-transaction", self.transaction.clone()),
