@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# OpenAI's SDKs for Python and JavaScript, unmodified, against a gateway with the real model: worker/tests/openai/. They
-# come from PyPI and npm into .tools/, once; the program and the model have been made before (make programs). With
-# --check nothing is fetched: it says what is missing for that.
+# OpenAI's SDKs for Python and JavaScript, unmodified, against a gateway with the real model, and against one in front of
+# a chain: worker/tests/openai/. They come from PyPI and npm into .tools/, once; the program and the model have been made
+# before (make programs). With --check nothing is fetched: it says what is missing for that.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -56,3 +56,9 @@ PYTHONPATH=$python_sdk PYTHONDONTWRITEBYTECODE=1 python3 "$tests/test_sdk.py" "$
 # Node looks for packages beside the file that imports them.
 cp "$tests/test_sdk.mjs" "$node_sdk/"
 node "$node_sdk/test_sdk.mjs" "$worker" "$model" "$encoder"
+
+# And against a gateway in front of a chain, with real workers.
+cp "$tests/test_chain.mjs" "$node_sdk/"
+PYTHONPATH=$python_sdk PYTHONDONTWRITEBYTECODE=1 DEEPNODE_SDK_PYTHON="python3 $tests/test_chain.py" \
+  DEEPNODE_SDK_NODE="node $node_sdk/test_chain.mjs" \
+  "${CARGO:-cargo}" test -q -p deepnode-testkit --test gateway --locked unmodified_sdks_buy_answers -- --ignored --nocapture
