@@ -10,7 +10,6 @@
 constexpr u32 ATTEND_THREADS = 128;
 // Query heads that share what is read of a key head.
 constexpr u32 HEADS = 8;
-constexpr u32 MAX_DIM = 512;
 // Elements of a head that one block of threads sums.
 constexpr u32 SLICE = 128;
 

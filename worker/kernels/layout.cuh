@@ -6,6 +6,8 @@
 
 // Positions of a page, which is also a block of attention.
 constexpr u32 PAGE = 128;
+// Most elements of a head.
+constexpr u32 MAX_DIM = 512;
 
 DEVICE u32 padded(u32 n) { return (n + 7) & ~7u; }
 DEVICE u32 ceil_div(u32 a, u32 b) { return (a + b - 1) / b; }
@@ -90,16 +92,35 @@ struct Product {
   u32 unused;
 };
 
-// Rows of w: for each query head, then each key head, element 0, element dim / 2, element 1, ...; then the values.
-struct QkvArgs {
-  Product product;
-  // In the order of w's rows, or null.
-  const u16* bias;
+// Where queries, keys and values go.
+struct Heads {
   // [position][dim / 2] of cos and sin.
   const float2* rope;
   u16* q;
   Cache cache;
   u32 heads;
+  u32 unused;
+};
+
+// Rows of w: for each query head, then each key head, element 0, element dim / 2, element 1, ...; then the values.
+struct QkvArgs {
+  Product product;
+  // In the order of w's rows, or null.
+  const u16* bias;
+  Heads to;
+};
+
+// Heads of q and k that are normalised: y is [row][rows of QkvArgs's w], as it comes out of the product.
+struct HeadNormArgs {
+  Step step;
+  const float* y;
+  // In the order of y's rows, or null.
+  const u16* bias;
+  // [dim], in the order of a head's elements.
+  const u16* q_gain;
+  const u16* k_gain;
+  Heads to;
+  float eps;
   u32 unused;
 };
 

@@ -130,6 +130,7 @@ unsafe fn expand<S: Simd, const N: usize>(packing: Packing, block: *const u8, si
         for eight in 0..GROUP / 8 {
             let codes = codes.add(eight * HALF_PANEL * 4);
             let mut dwords = [S::load_dwords(codes); N];
+            #[allow(clippy::needless_range_loop)] // an iterator's calls are not always inlined here
             for j in 1..N {
                 dwords[j] = S::load_dwords(codes.add(j * S::LANES * 4));
             }
@@ -159,6 +160,7 @@ unsafe fn column<S: Simd, const N: usize, const I: usize>(
     eight: usize,
     sink: &mut impl Sink<S>,
 ) {
+    #[allow(clippy::needless_range_loop)] // as above
     for j in 0..N {
         // SAFETY: the caller's contract.
         unsafe {

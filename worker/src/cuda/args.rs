@@ -31,6 +31,7 @@ pub const GATE: ProductKernels = product!("gate");
 pub const LOGITS: ProductKernels = product!("logits");
 pub const EMBED: &str = "embed";
 pub const NORM: &str = "rmsnorm";
+pub const HEAD_NORM: &str = "head_norm";
 pub const SCORES: &str = "scores";
 pub const VALUES: &str = "values";
 pub const COMBINE: &str = "combine";
@@ -40,7 +41,7 @@ pub const CHOOSE: &str = "choose";
 /// The names of all kernels.
 pub fn kernels() -> impl Iterator<Item = &'static str> {
     let products = [QKV, RESIDUAL, GATE, LOGITS].into_iter().flatten();
-    products.chain([EMBED, NORM, SCORES, VALUES, COMBINE, TOP, CHOOSE])
+    products.chain([EMBED, NORM, HEAD_NORM, SCORES, VALUES, COMBINE, TOP, CHOOSE])
 }
 
 macro_rules! args {
@@ -72,7 +73,21 @@ args! {
 
     Product { step: Step, w: Matrix, x: Address, wave: u32, unused: u32 }
 
-    QkvArgs { product: Product, bias: Address, rope: Address, q: Address, cache: Cache, heads: u32, unused: u32 }
+    /// Where queries, keys and values go.
+    Heads { rope: Address, q: Address, cache: Cache, heads: u32, unused: u32 }
+
+    QkvArgs { product: Product, bias: Address, to: Heads }
+
+    HeadNormArgs {
+        step: Step,
+        y: Address,
+        bias: Address,
+        q_gain: Address,
+        k_gain: Address,
+        to: Heads,
+        eps: f32,
+        unused: u32,
+    }
 
     ResidualArgs { product: Product, h: Address }
 

@@ -64,9 +64,6 @@ impl<G: Gpu> Cuda<G> {
         if arch.head_dim as usize > 512 || arch.vocab > 1 << 20 || room.rows == 0 {
             return Err(DeviceError("head_dim above 512, vocab above 2^20 or no rows".into()));
         }
-        if arch.qk_norm {
-            return Err(DeviceError("norms of heads have no kernels yet".into()));
-        }
         let mut places = upload(&mut gpu, model)?;
         // Scores of a long context take much memory a row: an eighth of what is free, and a batch's rows in any case.
         let fit = gpu.free_bytes()? / 8 / Buffers::bytes_a_row(&arch);
@@ -286,7 +283,8 @@ impl<G: Gpu> State<G> {
                 // Each point comes after a launch; the launches up to it may have run for the point before.
                 let done = launches.len() - rest.len();
                 let now: &[Launch];
-                (now, rest) = rest.split_at((plan::launches_until(point)).saturating_sub(done));
+                (now, rest) =
+                    rest.split_at(plan::launches_until(point, &self.plan.arch).saturating_sub(done));
                 self.gpu.run(now)?;
                 seen.push((layer, point, self.read_point(step, layer as usize, point)?));
             }
@@ -463,6 +461,8 @@ fn upload_layer<G: Gpu>(
         attn_gain: halves(gpu, w.attn_gain)?,
         qkv,
         bias,
+        q_gain: gain(gpu, w.q_norm)?,
+        k_gain: gain(gpu, w.k_norm)?,
         o: matrix(gpu, &w.o)?,
         ffn_gain: halves(gpu, w.ffn_gain)?,
         gate_up,
@@ -490,6 +490,11 @@ fn packed<G: Gpu>(
         gpu.write(data + (first * group * size_of::<f16>()) as u64, bytemuck::cast_slice(&piece))?;
     }
     Ok(Matrix { data, rows: rows as u32, cols: cols as u32 })
+}
+
+/// A gain that a model need not have.
+fn gain<G: Gpu>(gpu: &mut G, values: Option<&[f16]>) -> Result<Address, GpuError> {
+    values.map_or(Ok(0), |values| halves(gpu, values))
 }
 
 fn halves<G: Gpu>(gpu: &mut G, values: &[f16]) -> Result<Address, GpuError> {

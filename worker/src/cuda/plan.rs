@@ -14,6 +14,7 @@ const PREFILL_THREADS: usize = 256;
 const TILE_S: usize = 64;
 const TILE_R: usize = 128;
 const NORM_THREADS: usize = 256;
+const HEAD_THREADS: usize = 128;
 const ATTEND_THREADS: usize = 128;
 const HEADS: usize = 8;
 const SLICE: usize = 128;
@@ -64,6 +65,9 @@ pub struct LayerPlaces {
     pub attn_gain: Address,
     pub qkv: Matrix,
     pub bias: Address,
+    /// Gains of the norms of heads; not there where the model has none.
+    pub q_gain: Address,
+    pub k_gain: Address,
     pub o: Matrix,
     pub ffn_gain: Address,
     pub gate_up: Matrix,
@@ -89,6 +93,8 @@ pub struct Buffers {
     pub h: Address,
     /// What a product reads, f16: normalised, or heads side by side.
     pub x: Address,
+    /// Queries, keys and values before heads are normalised, f32; not there where none are.
+    pub raw: Address,
     pub q: Address,
     pub attended: Address,
     pub gated: Address,
@@ -130,6 +136,7 @@ impl Buffers {
             step,
             h: of(rows, width, 4)?,
             x: of(rows, width, 2)?,
+            raw: if arch.qk_norm { of(rows, qkv_rows(arch), 4)? } else { 0 },
             q: of(rows, q, 2)?,
             attended: of(rows, q, 2)?,
             gated: of(rows, ffn, 2)?,
@@ -183,16 +190,15 @@ impl Plan {
     pub fn layer(&self, layer: usize, width: Width, blocks: usize) -> Vec<Launch> {
         let (b, w) = (&self.buffers, &self.places.layers[layer]);
         let mut launches = vec![self.norm(w.attn_gain, b.x, width)];
-        let (qkv, product) = product(&QKV, b.step, w.qkv, b.x, width);
-        launches.push(qkv.with(&QkvArgs {
-            product,
-            bias: w.bias,
-            rope: self.places.rope,
-            q: b.q,
-            cache: w.cache,
-            heads: self.arch.heads,
-            unused: 0,
-        }));
+        let to = Heads { rope: self.places.rope, q: b.q, cache: w.cache, heads: self.arch.heads, unused: 0 };
+        if self.arch.qk_norm {
+            let (raw, product) = product(&LOGITS, b.step, w.qkv, b.x, width);
+            launches.push(raw.with(&LogitsArgs { product, y: b.raw }));
+            launches.push(self.head_norm(w, to, width));
+        } else {
+            let (qkv, product) = product(&QKV, b.step, w.qkv, b.x, width);
+            launches.push(qkv.with(&QkvArgs { product, bias: w.bias, to }));
+        }
         launches.extend(self.attention(w.cache, width, blocks));
         launches.push(self.residual(w.o, b.attended, width));
         launches.push(self.norm(w.ffn_gain, b.x, width));
@@ -245,6 +251,22 @@ impl Plan {
         Launch::new(NORM, [width.rows(), 1, 1], NORM_THREADS, &args)
     }
 
+    fn head_norm(&self, w: &LayerPlaces, to: Heads, width: Width) -> Launch {
+        let (b, arch) = (&self.buffers, &self.arch);
+        let args = HeadNormArgs {
+            step: b.step,
+            y: b.raw,
+            bias: w.bias,
+            q_gain: w.q_gain,
+            k_gain: w.k_gain,
+            to,
+            eps: arch.eps,
+            unused: 0,
+        };
+        let heads = (arch.heads + 2 * arch.kv_heads) as usize;
+        Launch::new(HEAD_NORM, [heads, 1, width.rows()], HEAD_THREADS, &args)
+    }
+
     fn residual(&self, w: Matrix, x: Address, width: Width) -> Launch {
         let (residual, product) = product(&RESIDUAL, self.buffers.step, w, x, width);
         residual.with(&ResidualArgs { product, h: self.buffers.h })
@@ -278,16 +300,22 @@ impl Plan {
 }
 
 /// How many launches of [`Plan::layer`] come before a tensor is there.
-pub fn launches_until(point: Point) -> usize {
+pub fn launches_until(point: Point, arch: &Architecture) -> usize {
+    let heads = usize::from(arch.qk_norm);
     match point {
         Point::AttnNorm => 1,
-        Point::Query | Point::Key | Point::Value => 2,
-        Point::Attn => 5,
-        Point::Middle => 6,
-        Point::FfnNorm => 7,
-        Point::Act => 8,
-        Point::Residual => 9,
+        Point::Query | Point::Key | Point::Value => 2 + heads,
+        Point::Attn => 5 + heads,
+        Point::Middle => 6 + heads,
+        Point::FfnNorm => 7 + heads,
+        Point::Act => 8 + heads,
+        Point::Residual => 9 + heads,
     }
+}
+
+/// Rows of the product that queries, keys and values are.
+fn qkv_rows(arch: &Architecture) -> usize {
+    (arch.q_rows() + 2 * arch.kv_rows()) as usize
 }
 
 /// How many blocks of positions a launch works on side by side, for sequences of at most `blocks`: one of few values, so

@@ -11,8 +11,8 @@ use crate::canon::reference::Reference;
 use crate::canon::{Architecture, SamplingParams};
 use crate::model::synthetic::small;
 
-/// Small, with tails everywhere.
-fn architecture() -> Architecture {
+/// Small, with tails everywhere, and with the kernels that such a model takes.
+fn architecture(of: &Architecture) -> Architecture {
     Architecture {
         layers: 2,
         width: 136,
@@ -25,6 +25,7 @@ fn architecture() -> Architecture {
         eos: vec![0],
         tied: false,
         qkv_bias: true,
+        qk_norm: of.qk_norm,
         ..small()
     }
 }
@@ -34,9 +35,10 @@ const PROMPTS: [usize; 3] = [126, 3, 1];
 /// Steps of all sequences together: recorded once, and repeated.
 const STEPS: usize = 4;
 
-/// Compares a prefill and some batched steps on the device with the reference, in every bit, and the tokens drawn.
-pub fn prove(gpu: impl Gpu) -> Result<(), DeviceError> {
-    let model = Arc::new(RandomDecoder::new(architecture(), 1));
+/// Compares a prefill and some batched steps on the device with the reference, in every bit, and the tokens drawn: of a
+/// small model that takes the kernels which models of this architecture take.
+pub fn prove(gpu: impl Gpu, of: &Architecture) -> Result<(), DeviceError> {
+    let model = Arc::new(RandomDecoder::new(architecture(of), 1));
     let reference = Reference::new(model.clone());
     let device = Cuda::new(gpu, &*model, Room { rows: 64, pages: Some(2 * PROMPTS.len()) })?;
     let arch = device.arch();

@@ -114,7 +114,7 @@ impl Engine {
     pub fn cuda(model: &dyn Decoder, card: &Card) -> Result<Self, EngineError> {
         check(model)?;
         let open = || Driver::open(card, true).map_err(DeviceError::from);
-        prove(open()?)?;
+        prove(open()?, model.arch())?;
         Ok(Self::on(Box::new(Cuda::new(open()?, model, Room::default())?)))
     }
 

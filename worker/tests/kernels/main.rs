@@ -55,6 +55,11 @@ fn long_rows() -> Architecture {
     }
 }
 
+/// Norms of heads, which are of more than one block.
+fn normed() -> Architecture {
+    Architecture { qk_norm: true, ..wide_heads() }
+}
+
 /// Small, with heads in the proportions of a real model.
 fn plain() -> Architecture {
     Architecture {
@@ -166,6 +171,14 @@ fn batches() {
         let lengths: Vec<usize> = (0..rows).map(|i| 1 + i % 3).collect();
         agree(Architecture { layers: 1, ..odd() }, &lengths, 1, 64);
     }
+}
+
+/// Norms of heads, with biases and without, for few rows and for many.
+#[test]
+fn norms_of_heads() {
+    agree(normed(), &[3], 2, 64);
+    agree(Architecture { layers: 1, qk_norm: true, ..plain() }, &[130, 4], 1, 64);
+    agree(Architecture { layers: 1, qk_norm: true, ..odd() }, &[40, 1, 1], 1, 64);
 }
 
 /// Windows that end in a block, at its end, and across two; and one wider than what there is.
@@ -303,11 +316,12 @@ fn failures_are_errors() {
 /// What a card must pass before it serves is passed by the right kernels, and by none that lack a wait.
 #[test]
 fn the_proof_is_passed_and_failed() {
-    prove(Emulated::new(Schedule::ALL[2])).unwrap();
+    prove(Emulated::new(Schedule::ALL[2]), &odd()).unwrap();
+    prove(Emulated::new(Schedule::ALL[2]), &normed()).unwrap();
     let mut broken = Emulated::new(Schedule::ALL[0]);
     broken.skip =
         Some(("decode.cuh", files::waits().into_iter().find(|(file, _)| file == "decode.cuh").unwrap().1));
-    let error = prove(broken).unwrap_err().to_string();
+    let error = prove(broken, &odd()).unwrap_err().to_string();
     assert!(error.contains("the device does not compute canon/1"), "{error}");
 }
 
@@ -318,7 +332,7 @@ fn cards_agree() {
         Ok(cards) => cards,
         Err(none) => return assert!(!none.to_string().is_empty()),
     };
-    for arch in [odd(), plain(), wide_heads(), long_rows()] {
+    for arch in [odd(), plain(), wide_heads(), normed(), long_rows()] {
         let model = Arc::new(RandomDecoder::new(arch, 1));
         let want = batched(&Reference::new(model.clone()), &[130, 3, 1], 2);
         for card in &cards {
@@ -348,6 +362,7 @@ fn every_wait_is_needed() {
     }
     try_out(small.clone(), &[130, 3]);
     try_out(wide_heads(), &[2]);
+    try_out(normed(), &[2]);
     for rows in [1, 2, 3] {
         try_out(long_rows(), &vec![1; rows]);
     }
