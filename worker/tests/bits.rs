@@ -6,7 +6,7 @@ use std::sync::Arc;
 use deepnode_worker::canon::packed::Packing;
 use deepnode_worker::canon::random::RandomDecoder;
 use deepnode_worker::canon::reference::Reference;
-use deepnode_worker::canon::{Architecture, Decoder, Device, Forward, Point, Run, Tap, PAGE};
+use deepnode_worker::canon::{Architecture, Decoder, Device, Forward, Point, Run, SamplingParams, Tap, PAGE};
 use deepnode_worker::cpu::{Cpu, Isa, Resident};
 use deepnode_worker::model::synthetic::small;
 use proptest::prelude::*;
@@ -131,6 +131,27 @@ fn agree(model: RandomDecoder, threads: RangeInclusive<usize>, n: usize, splits:
         }
     }
     want.forward
+}
+
+/// Tokens that many threads choose at once are those that the rows' logits give.
+#[test]
+fn choices() {
+    let model = Arc::new(RandomDecoder::new(odd(), 3));
+    let reference = Reference::new(model.clone());
+    let width = odd().width as usize;
+    let all = run(&reference, &tokens(90, odd().vocab), &[]).forward.x_final;
+    let warm =
+        SamplingParams { temperature_micros: 900_000, top_p_micros: 800_000, ..SamplingParams::GREEDY };
+    for rows in [1, 2, 3, 40, 41, 90] {
+        let choices: Vec<_> =
+            (0..rows).map(|i| ([warm, SamplingParams::GREEDY][i as usize % 2], i)).collect();
+        let x = &all[..rows as usize * width];
+        let want = reference.sample(x, &choices).unwrap();
+        for (isa, threads) in Isa::available().into_iter().flat_map(|isa| [1, 2, 3].map(|n| (isa, n))) {
+            let cpu = Cpu::new(model.clone(), isa, threads, PAGES).unwrap();
+            assert_eq!(cpu.sample(x, &choices).unwrap(), want, "{rows} rows, {isa:?}, {threads} threads");
+        }
+    }
 }
 
 /// Positions across two block boundaries of attention (128 and 256), prefilled whole, in pieces and, around the

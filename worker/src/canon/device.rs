@@ -3,7 +3,7 @@
 use half::f16;
 
 use super::constants::BLOCK;
-use super::{Architecture, Weights};
+use super::{Architecture, SamplingParams, Weights};
 
 /// Positions of a page of keys and values: one block of the attention rule, so that no block lies in two pages.
 pub const PAGE: usize = BLOCK;
@@ -40,6 +40,16 @@ pub trait Device: Send + Sync {
 
     /// Logits of each row of `x_final` (`[rows][width]`) into `logits` (`[rows][vocab]`).
     fn logits(&self, x_final: &[f16], logits: &mut [f32]) -> Result<(), DeviceError>;
+
+    /// The next token after each row of `x_final`, by its parameters, which are valid, and its output step: what
+    /// [`SamplingParams::sample`] chooses from the row's logits.
+    fn sample(&self, x_final: &[f16], choices: &[(SamplingParams, u32)]) -> Result<Vec<u32>, DeviceError> {
+        let vocab = self.arch().vocab as usize;
+        let mut logits = vec![0.0; choices.len() * vocab];
+        self.logits(x_final, &mut logits)?;
+        let rows = choices.iter().zip(logits.chunks_exact(vocab));
+        Ok(rows.map(|((params, step), logits)| params.sample(logits, *step)).collect())
+    }
 
     /// Copies the keys and values of a page to another one.
     fn copy_page(&self, from: u32, to: u32) -> Result<(), DeviceError>;

@@ -21,7 +21,8 @@ use parking_lot::Mutex;
 use crate::canon::rope::RopeTable;
 use crate::canon::tensor::PANEL;
 use crate::canon::{
-    Architecture, Decoder, Device, DeviceError, Forward, LayerWeights, Point, Run, Tap, Tensor, Weights, PAGE,
+    Architecture, Decoder, Device, DeviceError, Forward, LayerWeights, Point, Run, SamplingParams, Tap,
+    Tensor, Weights, PAGE,
 };
 use cache::KvCache;
 use decode::Shared;
@@ -57,6 +58,8 @@ struct State {
     lanes: Vec<Lane>,
     shared: Shared,
     pace: Pace,
+    /// What tokens are chosen from.
+    logits: Vec<f32>,
 }
 
 /// Gains and biases widened to f32 and padded to whole panels.
@@ -215,7 +218,8 @@ impl<M: Decoder> Cpu<M> {
         let pool = Pool::new(threads)?;
         let lanes = (0..pool.threads()).map(|_| Lane::default()).collect();
         let pace = Pace::new(pool.threads());
-        let state = Mutex::new(State { pool, lanes, shared: Shared::default(), pace });
+        let (shared, logits) = (Shared::default(), Vec::new());
+        let state = Mutex::new(State { pool, lanes, shared, pace, logits });
         Ok(Self { model, rope, gains, kernels: isa.kernels(), cache, state })
     }
 
@@ -230,6 +234,22 @@ impl<M: Decoder> Cpu<M> {
 /// Bytes that a page of keys and values takes.
 pub fn page_bytes(arch: &Architecture) -> usize {
     KvCache::page_bytes(arch)
+}
+
+impl<M: Decoder> Cpu<M> {
+    /// Logits of each row of `x_final`.
+    fn head(&self, state: &mut State, x_final: &[f16], logits: &mut [f32]) {
+        let head = self.model.weights().head;
+        let rows = x_final.len() / head.cols;
+        assert!(x_final.len() == rows * head.cols && logits.len() == rows * head.rows);
+        let State { pool, lanes, pace, .. } = state;
+        let x: Vec<f32> = x_final.iter().map(|x| x.to_f32()).collect();
+        match rows {
+            1 => decode::logits(self.kernels, pool, &mut lanes[..pace.threads()], &head, &x, logits),
+            2..=FEW => decode::logits(self.kernels, pool, lanes, &head, &x, logits),
+            _ => prefill::logits(self.kernels, pool, lanes, &head, &x, logits),
+        }
+    }
 }
 
 impl<M: Decoder> Device for Cpu<M> {
@@ -265,7 +285,7 @@ impl<M: Decoder> Device for Cpu<M> {
             wants: tap.as_ref().map(|tap| tap.wants),
         };
         let mut state = self.state.lock();
-        let State { pool, lanes, shared, pace } = &mut *state;
+        let State { pool, lanes, shared, pace, .. } = &mut *state;
         let width = pass.shape.true_width;
         let mut result =
             Forward { x_final: vec![f16::ZERO; rows.len() * width], finite: vec![true; rows.len()] };
@@ -298,18 +318,36 @@ impl<M: Decoder> Device for Cpu<M> {
     }
 
     fn logits(&self, x_final: &[f16], logits: &mut [f32]) -> Result<(), DeviceError> {
-        let head = self.model.weights().head;
-        let rows = x_final.len() / head.cols;
-        assert!(x_final.len() == rows * head.cols && logits.len() == rows * head.rows);
-        let mut state = self.state.lock();
-        let State { pool, lanes, pace, .. } = &mut *state;
-        let x: Vec<f32> = x_final.iter().map(|x| x.to_f32()).collect();
-        match rows {
-            1 => decode::logits(self.kernels, pool, &mut lanes[..pace.threads()], &head, &x, logits),
-            2..=FEW => decode::logits(self.kernels, pool, lanes, &head, &x, logits),
-            _ => prefill::logits(self.kernels, pool, lanes, &head, &x, logits),
-        }
+        self.head(&mut self.state.lock(), x_final, logits);
         Ok(())
+    }
+
+    fn sample(&self, x_final: &[f16], choices: &[(SamplingParams, u32)]) -> Result<Vec<u32>, DeviceError> {
+        let (width, vocab) = (self.model.arch().width as usize, self.model.arch().vocab as usize);
+        let mut state = self.state.lock();
+        let mut logits = std::mem::take(&mut state.logits);
+        let mut tokens = vec![0; choices.len()];
+        let rows = x_final.chunks(FEW * width).zip(choices.chunks(FEW)).zip(tokens.chunks_mut(FEW));
+        for ((x_final, choices), tokens) in rows {
+            logits.resize(choices.len() * vocab, 0.0);
+            self.head(&mut state, x_final, &mut logits);
+            let threads = state.pool.threads().min(choices.len());
+            let share = choices.len().div_ceil(threads);
+            let mut parts: Vec<_> = tokens
+                .chunks_mut(share)
+                .zip(choices.chunks(share))
+                .zip(logits.chunks(share * vocab))
+                .collect();
+            state.pool.each(&mut parts, |_, ((tokens, choices), logits)| {
+                for ((token, (params, step)), logits) in
+                    tokens.iter_mut().zip(*choices).zip(logits.chunks(vocab))
+                {
+                    *token = params.sample(logits, *step);
+                }
+            });
+        }
+        state.logits = logits;
+        Ok(tokens)
     }
 
     fn copy_page(&self, from: u32, to: u32) -> Result<(), DeviceError> {

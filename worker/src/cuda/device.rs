@@ -87,20 +87,6 @@ impl<G: Gpu> Cuda<G> {
         Ok(Self { arch, rows, pages, state: Mutex::new(state) })
     }
 
-    /// Chooses the next token of each row of `x_final` (`[rows][width]`), by its parameters and step: what
-    /// [`SamplingParams::sample`] chooses from the row's logits. The parameters must be valid.
-    pub fn sample(&self, x_final: &[f16], params: &[(SamplingParams, u32)]) -> Result<Vec<u32>, DeviceError> {
-        let width = self.arch.width as usize;
-        if x_final.len() != params.len() * width {
-            return Err(DeviceError(format!("{} halves for {} rows", x_final.len(), params.len())));
-        }
-        let mut tokens = Vec::with_capacity(params.len());
-        for (x, params) in x_final.chunks(HEAD_ROWS * width).zip(params.chunks(HEAD_ROWS)) {
-            tokens.extend(self.attempt(|state| state.sample(x, params))?);
-        }
-        Ok(tokens)
-    }
-
     /// Runs what must not be trusted, nor anything after it, once it has failed.
     fn attempt<T>(&self, work: impl FnOnce(&mut State<G>) -> Result<T, GpuError>) -> Result<T, DeviceError> {
         let mut state = self.state.lock();
@@ -176,6 +162,16 @@ impl<G: Gpu> Device for Cuda<G> {
             self.attempt(|state| state.logits(x, logits))?;
         }
         Ok(())
+    }
+
+    fn sample(&self, x_final: &[f16], choices: &[(SamplingParams, u32)]) -> Result<Vec<u32>, DeviceError> {
+        let width = self.arch.width as usize;
+        assert_eq!(x_final.len(), choices.len() * width);
+        let mut tokens = Vec::with_capacity(choices.len());
+        for (x, choices) in x_final.chunks(HEAD_ROWS * width).zip(choices.chunks(HEAD_ROWS)) {
+            tokens.extend(self.attempt(|state| state.sample(x, choices))?);
+        }
+        Ok(tokens)
     }
 
     fn copy_page(&self, from: u32, to: u32) -> Result<(), DeviceError> {

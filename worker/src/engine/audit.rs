@@ -11,7 +11,7 @@ use super::{Engine, Own, CHUNK};
 use crate::canon::commit::{beacon_layer, trace_leaf, trace_root, Digest, LayerDigest};
 use crate::canon::{DeviceError, Point, Run, Tap};
 
-/// Rows of logits that are computed together.
+/// Steps whose tokens are recomputed together.
 const HEAD_ROWS: usize = 48;
 
 /// What a worker says that a request gave.
@@ -214,9 +214,8 @@ struct Forced<'a> {
     bad: Option<usize>,
     /// From the prompt's last position on.
     x_final: Vec<f16>,
-    /// Logits of some steps, from `logits_from` on.
-    logits: Vec<f32>,
-    logits_from: usize,
+    /// The model's choices of the steps so far, and of some more.
+    canonical: Vec<u32>,
 }
 
 impl<'a> Forced<'a> {
@@ -244,8 +243,7 @@ impl<'a> Forced<'a> {
             stream,
             bad: None,
             x_final: Vec::new(),
-            logits: Vec::new(),
-            logits_from: 0,
+            canonical: Vec::new(),
         })
     }
 
@@ -267,7 +265,7 @@ impl<'a> Forced<'a> {
                 break;
             }
             leaves.push(trace_leaf(step, *claimed, self.x_final(i)));
-            let canonical = claim.request.params.sample(self.logits(i)?, step);
+            let canonical = self.canonical(i)?;
             if canonical != *claimed {
                 divergence = Some(Divergence::Token { step, claimed: *claimed, canonical });
                 break;
@@ -315,19 +313,19 @@ impl<'a> Forced<'a> {
         &self.x_final[step * width..(step + 1) * width]
     }
 
-    fn logits(&mut self, step: usize) -> Result<&[f32], EngineError> {
-        let (width, vocab) = (self.engine.arch().width as usize, self.engine.arch().vocab as usize);
-        if !(self.logits_from..self.logits_from + self.logits.len() / vocab).contains(&step) {
+    /// The token that step `step` gives; asked for in order.
+    fn canonical(&mut self, step: usize) -> Result<u32, EngineError> {
+        if step == self.canonical.len() {
             if self.cancel.load(Ordering::Relaxed) {
                 return Err(EngineError::Cancelled);
             }
+            let width = self.engine.arch().width as usize;
             let rows = HEAD_ROWS.min(self.x_final.len() / width - step);
-            self.logits.resize(rows * vocab, 0.0);
-            self.logits_from = step;
             let x = &self.x_final[step * width..(step + rows) * width];
-            self.engine.device.logits(x, &mut self.logits)?;
+            let params = self.claim.request.params;
+            let choices: Vec<_> = (step..step + rows).map(|step| (*params, step as u32)).collect();
+            self.canonical.extend(self.engine.device.sample(x, &choices)?);
         }
-        let at = (step - self.logits_from) * vocab;
-        Ok(&self.logits[at..at + vocab])
+        Ok(self.canonical[step])
     }
 }

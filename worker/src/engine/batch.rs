@@ -18,8 +18,8 @@ use super::session::Generation;
 use super::{Engine, Pieces, CHUNK};
 use crate::canon::{Run, SamplingParams, PAGE};
 
-/// Rows of logits that are computed together.
-const HEAD_ROWS: usize = 16;
+/// Rows of which tokens are chosen together.
+const HEAD_ROWS: usize = 32;
 
 /// What to generate.
 #[derive(Clone, Debug)]
@@ -342,15 +342,32 @@ impl<'e> Batch<'e> {
         let mut failed = None;
         for some in ready.chunks_mut(HEAD_ROWS) {
             let x: Vec<_> = some.iter().flat_map(|(_, entry)| entry.x_final.iter().copied()).collect();
-            self.logits.resize(some.len() * vocab, 0.0);
-            if let Err(error) = self.engine.device.logits(&x, &mut self.logits) {
-                // Who got a token before that may have ended with it.
-                failed = Some(error);
-                break;
-            }
-            for ((i, entry), logits) in some.iter_mut().zip(self.logits.chunks_exact(vocab)) {
-                let (token, finish) = entry.output.choose(&entry.params, &entry.x_final, logits);
-                let logprobs = entry.logprobs.map(|top| Logprobs::new(token, top, logits));
+            let choices: Vec<_> = some.iter().map(|(_, entry)| (entry.params, entry.output.step())).collect();
+            // Logits are only for those who ask: a card need not copy the others'.
+            let asked = some.iter().any(|(_, entry)| entry.logprobs.is_some());
+            self.logits.resize(if asked { some.len() * vocab } else { 0 }, 0.0);
+            let device = &self.engine.device;
+            let chosen = if asked {
+                device.logits(&x, &mut self.logits).map(|()| {
+                    let rows = choices.iter().zip(self.logits.chunks_exact(vocab));
+                    rows.map(|((params, step), logits)| params.sample(logits, *step)).collect()
+                })
+            } else {
+                device.sample(&x, &choices)
+            };
+            let tokens = match chosen {
+                Ok(tokens) => tokens,
+                Err(error) => {
+                    // Who got a token before that may have ended with it.
+                    failed = Some(error);
+                    break;
+                }
+            };
+            for (row, ((i, entry), token)) in some.iter_mut().zip(tokens).enumerate() {
+                let finish = entry.output.push(token, &entry.x_final);
+                let logprobs = entry
+                    .logprobs
+                    .map(|top| Logprobs::new(token, top, &self.logits[row * vocab..(row + 1) * vocab]));
                 entry.tokens.push(token);
                 on_event(entry.id, Event::Token { token, logprobs });
                 ended.extend(finish.map(|finish| (*i, finish)));

@@ -1,11 +1,10 @@
-//! The output of a generation, token by token: sampling, leaves, ending.
+//! The output of a generation, token by token: leaves, ending.
 
 use half::f16;
 
 use super::ending::{Ending, Finish};
 use super::session::Generation;
 use crate::canon::commit::{trace_leaf, trace_root, Digest};
-use crate::canon::SamplingParams;
 
 pub(super) struct Output<'p> {
     ending: Ending<'p>,
@@ -18,19 +17,16 @@ impl<'p> Output<'p> {
         Self { ending, tokens: Vec::new(), leaves: Vec::new() }
     }
 
-    /// Chooses the next token from the activations of the last position and their logits; why the output ends with it,
-    /// if it does.
-    pub fn choose(
-        &mut self,
-        params: &SamplingParams,
-        x_final: &[f16],
-        logits: &[f32],
-    ) -> (u32, Option<Finish>) {
-        let step = self.tokens.len() as u32;
-        let token = params.sample(logits, step);
-        self.leaves.push(trace_leaf(step, token, x_final));
+    /// The step of the next token.
+    pub fn step(&self) -> u32 {
+        self.tokens.len() as u32
+    }
+
+    /// Takes the next token, which the activations of the last position gave; why the output ends with it, if it does.
+    pub fn push(&mut self, token: u32, x_final: &[f16]) -> Option<Finish> {
+        self.leaves.push(trace_leaf(self.step(), token, x_final));
         self.tokens.push(token);
-        (token, self.ending.push(token))
+        self.ending.push(token)
     }
 
     pub fn finish(self, finish: Finish) -> Generation {

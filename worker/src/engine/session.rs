@@ -48,8 +48,8 @@ pub struct Session<'e> {
 impl<'e> Session<'e> {
     pub(super) fn new(engine: &'e Engine, capacity: usize) -> Result<Self, EngineError> {
         let pages = engine.take_pages(capacity)?;
-        let logits = vec![0.0; engine.arch().vocab as usize];
-        Ok(Self { engine, pages, capacity, tokens: Vec::new(), bad: None, x_final: Vec::new(), logits })
+        let (x_final, logits) = (Vec::new(), Vec::new());
+        Ok(Self { engine, pages, capacity, tokens: Vec::new(), bad: None, x_final, logits })
     }
 
     /// The tokens so far, one a position.
@@ -113,6 +113,7 @@ impl<'e> Session<'e> {
         if self.x_final.is_empty() {
             return Ok(None);
         }
+        self.logits.resize(self.engine.arch().vocab as usize, 0.0);
         self.engine.device.logits(&self.x_final, &mut self.logits)?;
         Ok(Some(&self.logits))
     }
@@ -155,8 +156,8 @@ impl<'e> Session<'e> {
             if cancel.load(Ordering::Relaxed) {
                 return Err(EngineError::Cancelled);
             }
-            self.engine.device.logits(&self.x_final, &mut self.logits)?;
-            let (token, finish) = output.choose(request.params, &self.x_final, &self.logits);
+            let token = self.engine.device.sample(&self.x_final, &[(*request.params, output.step())])?[0];
+            let finish = output.push(token, &self.x_final);
             on_token(token);
             if let Some(finish) = finish {
                 break finish;
