@@ -33,6 +33,8 @@ impl Kernels {
             Isa::Avx512 => &AVX512,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => &AVX2,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => &NEON,
             _ => &PORTABLE,
         }
     }
@@ -128,6 +130,8 @@ table!(PORTABLE, Lanes, []);
 table!(AVX2, super::super::simd::Avx2, ["avx2,fma,f16c"]);
 #[cfg(target_arch = "x86_64")]
 table!(AVX512, super::super::simd::Avx512, ["avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"]);
+#[cfg(target_arch = "aarch64")]
+table!(NEON, super::super::simd::Neon, ["neon"]);
 
 #[cfg(test)]
 mod tests {
