@@ -269,7 +269,7 @@ impl Answer {
         }
         let several = wholes.len() > 1;
         let choices = (0..).zip(wholes).map(|(choice, whole)| {
-            let mut json = whole.to_json(head.shape, choice);
+            let mut json = whole.into_json(head.shape, choice);
             if let Some(extension) = self.extension(choice).filter(|_| several) {
                 json["deepnode"] = extension;
             }
@@ -296,7 +296,7 @@ struct Whole {
 }
 
 impl Whole {
-    fn to_json(self, shape: Shape, index: u32) -> Value {
+    fn into_json(self, shape: Shape, index: u32) -> Value {
         let Self { text, calls, scored, reason, error } = self;
         let logprobs = scored.map(|scored| logprobs::to_json(shape, &scored));
         let mut choice = json!({ "index": index, "logprobs": logprobs, "finish_reason": reason });
