@@ -1,21 +1,20 @@
-//! Tokens a second of the engine on SmolLM2-135M, beside llama.cpp on the same f16 weights: prefill and decoding, for
-//! each number of threads and instruction set; then decoding with quantised weights, what an audit costs, and
-//! an encoder beside candle (`--case embeddings`: that alone). Rounds alternate between all of them, so that a busy machine meets them
-//! alike; medians are printed, with the best in brackets.
-//!
-//!     engine-bench [--peer llama-bench] [--rounds N] [--isa portable|avx2|avx512]... [--threads N]... [--case NAME]...
-//!
-//! `make bench-engine` builds the peer.
+//! The engine on SmolLM2-135M beside llama.cpp on the same weights: prefill and decoding, for each number of threads and
+//! instruction set; decoding with quantised weights; a process's start; what an audit costs; and an encoder beside candle.
+//! Rounds alternate between all of them, so that a busy machine meets them alike; medians are printed, with the best in
+//! brackets. `make bench-engine` builds the peer.
 
 mod audit;
 mod embed;
 mod llama;
 mod packed;
+mod startup;
 
+use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use clap::Parser;
 use deepnode_worker::canon::sample::argmax;
 use deepnode_worker::canon::{Device, Run, PAGE};
 use deepnode_worker::cpu::{Cpu, Isa, Resident};
@@ -102,74 +101,98 @@ impl Rates {
     }
 }
 
+/// Measures the engine on SmolLM2-135M, beside llama.cpp where it is there.
+#[derive(Parser)]
 struct Settings {
-    rounds: usize,
-    isas: Vec<Isa>,
-    threads: Vec<usize>,
-    cases: Vec<Case>,
+    /// llama-bench, with llama.cpp's other tools beside it.
+    #[arg(long, value_name = "PROGRAM")]
     peer: Option<PathBuf>,
-    only_embeddings: bool,
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// Instruction sets: portable, avx2, avx512, neon; by default all that this processor has but portable.
+    #[arg(long, value_parser = isa)]
+    isa: Vec<Isa>,
+    /// Numbers of threads; 1 and 2 by default.
+    #[arg(long)]
+    threads: Vec<usize>,
+    /// What to measure instead of everything: pp32, pp128, pp512, tg64, tg32@512, tg32x8, packed, audit, startup, embeddings.
+    #[arg(long)]
+    case: Vec<String>,
+    /// Open this model, say two tokens and end: what the case `startup` measures.
+    #[arg(long, value_name = "MODEL")]
+    startup: Option<PathBuf>,
+}
+
+fn isa(text: &str) -> Result<Isa, String> {
+    let known = Isa::available();
+    let found = known.iter().find(|isa| format!("{isa:?}").to_lowercase() == text);
+    found.copied().ok_or_else(|| format!("must be one of {known:?}, in lower case"))
 }
 
 impl Settings {
-    fn from_args() -> Self {
-        let (mut rounds, mut peer, mut only_embeddings) = (5, None, false);
-        let (mut isas, mut threads, mut cases) = (Vec::new(), Vec::new(), Vec::new());
-        let mut args = std::env::args().skip(1);
-        while let (Some(flag), Some(value)) = (args.next(), args.next()) {
-            let case = CASES.into_iter().find(|case| case.name == value);
-            match (&*flag, &*value, case) {
-                ("--rounds", n, _) => rounds = n.parse().expect("--rounds takes a number"),
-                ("--threads", n, _) => threads.push(n.parse().expect("--threads takes a number")),
-                ("--isa", "portable", _) => isas.push(Isa::Portable),
-                ("--isa", "avx2", _) => isas.push(Isa::Avx2),
-                ("--isa", "avx512", _) => isas.push(Isa::Avx512),
-                ("--peer", path, _) => peer = Some(path.into()),
-                ("--case", "embeddings", _) => only_embeddings = true,
-                ("--case", _, Some(case)) => cases.push(case),
-                _ => panic!("{flag} {value}: see the top of engine-bench"),
-            }
-        }
-        if isas.is_empty() {
-            isas = Isa::available().into_iter().filter(|isa| *isa != Isa::Portable).collect();
-            isas.reverse();
-        }
-        if threads.is_empty() {
-            threads = vec![1, 2];
-        }
-        if cases.is_empty() {
-            cases = CASES.to_vec();
-        }
-        Settings { rounds, isas, threads, cases, peer, only_embeddings }
+    fn wants(&self, case: &str) -> bool {
+        self.case.is_empty() || self.case.iter().any(|wanted| wanted == case)
     }
 }
 
-fn main() {
-    let Settings { rounds, isas, threads, cases, peer, only_embeddings } = Settings::from_args();
-    let embeddings = || embed::run(&threads, &isas, rounds).unwrap_or_else(|e| panic!("embeddings: {e}"));
-    if only_embeddings {
-        return embeddings();
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut settings = Settings::parse();
+    if settings.threads.is_empty() {
+        settings.threads = vec![1, 2];
     }
-    let everything = cases.len() == CASES.len();
+    let most = settings.threads.iter().copied().max().unwrap_or(1);
+    if let Some(model) = &settings.startup {
+        return startup::child(model, most);
+    }
+    if settings.isa.is_empty() {
+        settings.isa = Isa::available().into_iter().filter(|isa| *isa != Isa::Portable).rev().collect();
+    }
+    let others = ["packed", "audit", "startup", "embeddings"];
+    let is_known = |case: &str| others.contains(&case) || CASES.iter().any(|known| known.name == case);
+    if let Some(unknown) = settings.case.iter().find(|case| !is_known(case)) {
+        return Err(format!("--case {unknown}: see --help").into());
+    }
+    let (isas, threads, rounds) = (&settings.isa, &settings.threads, settings.rounds.into());
     let mapped = Arc::new(testing::smollm2());
-    let model = Arc::new(Resident::copy(&mapped, true).expect("memory for the weights"));
-    let peer = peer.map(|program| Llama::new(program, &mapped).unwrap_or_else(|e| panic!("the peer: {e}")));
-    let engines: Vec<Vec<(Isa, Cpu<Resident<Model>>)>> = threads
-        .iter()
-        .map(|n| {
-            isas.iter()
-                .map(|isa| (*isa, Cpu::new(model.clone(), *isa, *n, 2 * PAGES).expect("threads")))
-                .collect()
-        })
-        .collect();
-    println!("SmolLM2-135M, f16; tokens/s, median of {rounds} (best)");
+    let peer = settings.peer.clone().map(|program| Llama::new(program, &mapped)).transpose()?;
     if let Some(peer) = &peer {
         println!("peer: {}", peer.version());
     }
+    halves(&settings, &mapped, peer.as_ref())?;
+    if let Some(peer) = &peer {
+        if settings.wants("packed") {
+            packed::run(peer, threads, isas, rounds)?;
+        }
+        if settings.wants("startup") {
+            startup::run(peer, most, rounds)?;
+        }
+    }
+    if settings.wants("audit") {
+        audit::run(&mapped, isas[0], most, rounds)?;
+    }
+    if settings.wants("embeddings") {
+        embed::run(threads, isas, rounds)?;
+    }
+    Ok(())
+}
+
+/// The cases with f16 weights.
+fn halves(settings: &Settings, mapped: &Arc<Model>, peer: Option<&Llama>) -> Result<(), Box<dyn Error>> {
+    let cases: Vec<Case> = CASES.into_iter().filter(|case| settings.wants(case.name)).collect();
+    if cases.is_empty() {
+        return Ok(());
+    }
+    let Settings { rounds, isa: isas, threads, .. } = settings;
+    let model = Arc::new(Resident::copy(mapped, true).ok_or("memory for the weights")?);
+    let engines: Vec<Vec<Cpu<Resident<Model>>>> = threads
+        .iter()
+        .map(|n| isas.iter().map(|isa| Cpu::new(model.clone(), *isa, *n, 2 * PAGES)).collect())
+        .collect::<Result<_, _>>()?;
+    println!("SmolLM2-135M, f16; tokens/s, median of {rounds} (best)");
     let column = |text: &str| print!(" {text:>16} |");
     print!("\n| {:10} | threads |", "case");
     column(if peer.is_some() { "llama.cpp" } else { "-" });
-    for isa in &isas {
+    for isa in isas {
         column(&format!("{isa:?}"));
         print!(" {:>5} |", "ratio");
     }
@@ -179,19 +202,19 @@ fn main() {
         for (threads, engines) in threads.iter().zip(&engines) {
             let (mut theirs, mut ours) = (Rates::default(), Vec::new());
             ours.resize_with(engines.len(), Rates::default);
-            for _ in 0..rounds {
-                for (rates, (_, cpu)) in ours.iter_mut().zip(engines) {
+            for _ in 0..*rounds {
+                for (rates, cpu) in ours.iter_mut().zip(engines) {
                     rates.push(measure(cpu, case));
                 }
-                if let Some(peer) = &peer {
-                    theirs.push(peer.measure(case, *threads).unwrap_or_else(|e| panic!("the peer: {e}")));
+                if let Some(peer) = peer {
+                    theirs.push(peer.measure(case, *threads)?);
                 }
             }
             print!("| {:10} | {threads:>7} |", case.name);
             column(&if peer.is_some() { theirs.text() } else { "-".into() });
             for rates in &mut ours {
                 column(&rates.text());
-                match &peer {
+                match peer {
                     Some(_) => print!(" {:>5.2} |", rates.median() / theirs.median()),
                     None => print!(" {:>5} |", "-"),
                 }
@@ -199,14 +222,5 @@ fn main() {
             println!();
         }
     }
-    if !everything {
-        return;
-    }
-    drop(engines);
-    if let Some(peer) = &peer {
-        packed::run(peer, &threads, &isas, rounds).unwrap_or_else(|e| panic!("quantised weights: {e}"));
-    }
-    let most = threads.iter().copied().max().unwrap_or(1);
-    audit::run(&mapped, isas[0], most, rounds).unwrap_or_else(|e| panic!("audits: {e}"));
-    embeddings();
+    Ok(())
 }

@@ -14,7 +14,7 @@ const KINDS: [&str; 3] = ["Q4_0", "Q4_1", "Q8_0"];
 const DECODE: Case = Case { name: "tg64", prefilled: 1, decoded: 64, sequences: 1 };
 
 /// The f16 model in another format, made by llama.cpp's own quantiser.
-fn quantised(llama: &Llama, kind: &str) -> Result<std::path::PathBuf> {
+pub fn quantised(llama: &Llama, kind: &str) -> Result<std::path::PathBuf> {
     let out = llama.model().with_file_name(format!("SmolLM2-135M-Instruct.pure-{kind}.gguf"));
     if !out.exists() {
         let mut command = Command::new(llama.tool("llama-quantize"));

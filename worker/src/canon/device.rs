@@ -12,6 +12,10 @@ pub const PAGE: usize = BLOCK;
 pub trait Decoder: Send + Sync {
     fn arch(&self) -> &Architecture;
     fn weights(&self) -> Weights<'_>;
+
+    /// These weights were read, and will not be soon: what mirrors a file may leave this process's memory. They stay
+    /// readable.
+    fn release(&self, _weights: &[f16]) {}
 }
 
 /// The next positions of one sequence.

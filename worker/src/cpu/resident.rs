@@ -58,6 +58,8 @@ impl<M: Decoder> Resident<M> {
             } else {
                 to[..len].copy_from_slice(tensor.panels);
             }
+            // Never twice in memory, however large.
+            model.release(tensor.panels);
             Tensor { panels: &[], ..tensor }
         });
         Some(Self { model: model.clone(), memory, expanded })

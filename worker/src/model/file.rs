@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use half::f16;
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -299,8 +299,22 @@ impl<A: Kind> ModelFile<A> {
             } else {
                 matrix_digest(tensor)
             };
+            self.release(tensor.panels);
             same(slot, &found, expected)
         })
+    }
+
+    /// Lets a part of the map leave this process's memory; it comes back from the system's, or the disk, when it is read.
+    fn release(&self, weights: &[f16]) {
+        let bytes: &[u8] = bytemuck::cast_slice(weights);
+        let offset = (bytes.as_ptr() as usize).wrapping_sub(self.map.as_ptr() as usize);
+        if offset < self.map.len() {
+            // SAFETY: a map of a file that is only read: what is dropped is read again, with the same bytes.
+            let released =
+                unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, bytes.len()) };
+            // Where the system does not do it, it is only memory.
+            drop(released);
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -398,6 +412,10 @@ impl Decoder for Model {
 
     fn weights(&self) -> Weights<'_> {
         Model::weights(self)
+    }
+
+    fn release(&self, weights: &[f16]) {
+        ModelFile::release(self, weights);
     }
 }
 
