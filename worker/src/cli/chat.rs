@@ -160,7 +160,7 @@ impl Conversation<'_> {
         let params = SamplingParams { seed: seed(self.seed, self.turn), ..self.params };
         self.turn += 1;
         let request = Request { prompt: &prompt, params: &params, max_output, stop: Stop::NONE };
-        let (mut answer, mut stream) = (String::new(), TextStream::default());
+        let (mut answer, mut stream) = (String::new(), TextStream::whole(tokenizer));
         let mut on_token = |token| {
             if self.model.arch().eos.contains(&token) {
                 return;

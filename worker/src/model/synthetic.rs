@@ -11,13 +11,15 @@ use super::kind::Kind;
 use super::manifest::{slots, Role};
 use super::source::gguf::ROPE_FREQS;
 use super::source::safetensors::SINGLE;
-use super::tokenizer::{byte_alphabet, PieceKind, PreTokenizer, TokenizerSpec, WordPieceSpec};
+use super::tokenizer::{byte_alphabet, PieceKind, PreTokenizer, SpacePrefix, TokenizerSpec, WordPieceSpec};
 use crate::canon::{Architecture, EncoderArchitecture, RopeScaling};
 use ::safetensors::tensor::TensorView;
 use ::safetensors::Dtype;
 
 /// A chat template like ChatML's.
 const TEMPLATE: &str = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+/// A chat template like Mistral 7B's.
+const INSTRUCT: &str = "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}{% else %}{{ m['content'] + eos_token }}{% endif %}{% endfor %}";
 /// Pieces besides the 256 bytes: two special ones and three that merges make.
 const EXTRA: [&str; 5] = ["<|im_start|>", "<|im_end|>", "th", "the", "Ġthe"];
 /// Least vocabulary of a synthetic model. Ids 0 to 255 are the bytes, 257 ends a turn.
@@ -120,6 +122,52 @@ pub fn tokenizer(arch: &Architecture) -> TokenizerSpec {
         eos: arch.eos.first().copied(),
         add_bos: false,
         template: Some(TEMPLATE.to_string()),
+        tokens,
+    }
+}
+
+/// A SentencePiece tokenizer of `vocab` ids, at least 320, as Llama 2's is laid out: `<unk>`, `<s>`, `</s>`, the bytes,
+/// pieces by falling priority, then characters. Texts begin with 1 and end with 2.
+pub fn sentence_piece(vocab: u32) -> TokenizerSpec {
+    // Each with its cuts into two others, the longest left one first.
+    const MERGED: [(&str, &[(&str, &str)]); 12] = [
+        ("▁t", &[("▁", "t")]),
+        ("he", &[("h", "e")]),
+        ("▁the", &[("▁t", "he")]),
+        ("in", &[("i", "n")]),
+        ("▁▁", &[("▁", "▁")]),
+        ("▁▁▁", &[("▁▁", "▁"), ("▁", "▁▁")]),
+        ("▁▁▁▁", &[("▁▁▁", "▁"), ("▁▁", "▁▁"), ("▁", "▁▁▁")]),
+        ("er", &[("e", "r")]),
+        ("her", &[("he", "r"), ("h", "er")]),
+        ("th", &[("t", "h")]),
+        ("ther", &[("th", "er"), ("t", "her")]),
+        ("it", &[("i", "t")]),
+    ];
+    let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(str::to_string).to_vec();
+    let mut kinds = vec![PieceKind::Special; tokens.len()];
+    tokens.extend((0..=u8::MAX).map(|byte| format!("<0x{byte:02X}>")));
+    kinds.resize(tokens.len(), PieceKind::Byte);
+    tokens.extend(MERGED.map(|(token, _)| token.to_string()));
+    tokens.extend("▁".chars().chain('a'..='z').chain("THIé漢.,'".chars()).map(String::from));
+    kinds.resize(tokens.len(), PieceKind::Normal);
+    for id in tokens.len()..vocab as usize {
+        tokens.push(format!("[PAD{id}]"));
+        kinds.push(PieceKind::Unused);
+    }
+    let id = |token: &str| tokens.iter().position(|t| t == token).expect("a token of these") as u32;
+    TokenizerSpec {
+        pre: PreTokenizer::SentencePiece(SpacePrefix::Each),
+        kinds,
+        merges: MERGED
+            .iter()
+            .flat_map(|(_, cuts)| *cuts)
+            .map(|(left, right)| (id(left), id(right)))
+            .collect(),
+        bos: Some(1),
+        eos: Some(2),
+        add_bos: true,
+        template: Some(INSTRUCT.to_string()),
         tokens,
     }
 }

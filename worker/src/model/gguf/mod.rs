@@ -36,6 +36,7 @@ pub enum Value<'a> {
     Bool(bool),
     Str(&'a str),
     Ints(Vec<i64>),
+    Floats(Vec<f32>),
     Strings(Vec<&'a str>),
     /// An array of numbers that nothing here reads.
     Other,
@@ -161,6 +162,13 @@ impl<'a> Gguf<'a> {
             _ => None,
         })
     }
+
+    pub fn floats(&self, key: &str) -> Result<Option<Vec<f32>>> {
+        self.get(key, "an array of f32", |value| match value {
+            Value::Floats(x) => Some(x.clone()),
+            _ => None,
+        })
+    }
 }
 
 /// `Result<Option<T>>` of a required key.
@@ -174,7 +182,7 @@ fn brief(value: &Value<'_>) -> String {
         Value::Float(x) => x.to_string(),
         Value::Bool(b) => b.to_string(),
         Value::Str(s) => format!("{:?}", s.chars().take(40).collect::<String>()),
-        Value::Ints(_) | Value::Strings(_) | Value::Other => "an array".to_string(),
+        Value::Ints(_) | Value::Floats(_) | Value::Strings(_) | Value::Other => "an array".to_string(),
     }
 }
 
@@ -296,6 +304,10 @@ impl<'a> Input<'a> {
             return strings.map(Value::Strings);
         }
         let bytes = self.take(len * least, key)?;
+        if kind == 6 {
+            let (floats, _) = bytes.as_chunks::<4>();
+            return Ok(Value::Floats(floats.iter().map(|x| f32::from_le_bytes(*x)).collect()));
+        }
         let mut ints = Vec::with_capacity(len as usize);
         for element in bytes.chunks_exact(least as usize) {
             match scalar(kind, element, key)? {

@@ -59,6 +59,11 @@ impl GgufWriter {
         self.pair(key, 9, &[&5u32.to_le_bytes()[..], &(values.len() as u64).to_le_bytes(), &items].concat());
     }
 
+    pub fn f32s(&mut self, key: &str, values: &[f32]) {
+        let items: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        self.pair(key, 9, &[&6u32.to_le_bytes()[..], &(values.len() as u64).to_le_bytes(), &items].concat());
+    }
+
     /// A tensor, dimensions fastest first.
     pub fn tensor(&mut self, name: &str, dimensions: &[u64], kind: u32, bytes: Vec<u8>) {
         self.tensors.push((name.to_string(), dimensions.to_vec(), kind, bytes));

@@ -189,7 +189,8 @@ fn wrong_tokenizer() {
         let gguf = Gguf::parse(&file).unwrap();
         gguf.strings("tokenizer.ggml.tokens").unwrap().unwrap().iter().map(|t| t.to_string()).collect()
     };
-    refused(|w| w.string("tokenizer.ggml.model", "llama"), &["tokenizer.ggml.model is llama"]);
+    refused(|w| w.string("tokenizer.ggml.model", "t5"), &["tokenizer.ggml.model is t5"]);
+    refused(|w| w.string("tokenizer.ggml.model", "llama"), &["tokenizer.ggml.scores is missing"]);
     refused(|w| w.string("tokenizer.ggml.pre", "default"), &["tokenizer.ggml.pre is default"]);
     refused(|w| w.remove("tokenizer.ggml.merges"), &["tokenizer.ggml.merges is missing"]);
     let merge =

@@ -205,3 +205,42 @@ fn model_file_that_is_not_whole_is_refused() {
     let listed = list(folder.path()).unwrap();
     assert_eq!(listed.iter().filter(|l| l.model.is_ok()).count(), 1, "the good one");
 }
+
+/// A model with SentencePiece's tokenizer, as Llama 2 and Mistral 7B have it, is one model in GGUF and in safetensors with a
+/// tokenizer.json, and what it is exported to is that model again.
+#[test]
+fn sentencepiece_is_one_model_in_both_formats() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let arch = Architecture { vocab: 320, eos: vec![2], tied: false, ..synthetic::small() };
+    let mut writer = synthetic::writer(&arch, Encoding::F16, 11);
+    writer.remove("tokenizer.ggml.merges");
+    synthetic::sentence_piece(arch.vocab).write_gguf(&mut writer);
+    let source = save(folder.path(), "m.gguf", &writer.finish());
+    let imported = import(&source, &at("models"), &|_| {}).unwrap();
+    let model = Model::open(&imported.path).unwrap();
+    let ids = model.tokenizer().encode_prompt("in the é").unwrap();
+    assert_eq!((ids[0], model.tokenizer().decode(&ids).as_str()), (1, "in the é"));
+
+    export::to_gguf(&model, &at("again.gguf")).unwrap();
+    export::to_safetensors(&model, &at("hf")).unwrap();
+    for path in [at("again.gguf"), at("hf")] {
+        let again = import(&path, &at("models"), &|_| {}).unwrap();
+        assert_eq!((again.id, again.existed), (imported.id, true), "{}", path.display());
+    }
+
+    // Metaspace of newer files, which puts no space behind special tokens, is another tokenizer, and none of GGUF's.
+    let tokenizer = at("hf/tokenizer.json");
+    let mut document: serde_json::Value = serde_json::from_slice(&fs::read(&tokenizer).unwrap()).unwrap();
+    document["normalizer"] = serde_json::Value::Null;
+    document["pre_tokenizer"] = serde_json::json!({
+        "type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": false,
+    });
+    fs::write(&tokenizer, document.to_string()).unwrap();
+    let first = import(&at("hf"), &at("models"), &|_| {}).unwrap();
+    assert_ne!(first.id, imported.id);
+    let first = Model::open(&first.path).unwrap();
+    assert!(export::to_gguf(&first, &at("no.gguf")).unwrap_err().to_string().contains("GGUF cannot say it"));
+    export::to_safetensors(&first, &at("hf2")).unwrap();
+    assert_eq!(import(&at("hf2"), &at("models"), &|_| {}).unwrap().id, first.id());
+}

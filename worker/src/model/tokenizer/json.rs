@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::Deserialize;
 use serde_json::{json, Value};
 
+use super::sentencepiece::{self, SpacePrefix};
 use super::{PieceKind, PreTokenizer, TokenizerSpec};
 use crate::model::documents::{parse, Settings, Unique};
 use crate::model::error::{invalid, within, ModelError, Result};
@@ -42,6 +43,8 @@ pub(super) struct Document<M> {
     pub pre_tokenizer: Option<Value>,
     #[serde(default)]
     pub post_processor: Option<Value>,
+    #[serde(default)]
+    pub decoder: Option<Value>,
     pub model: M,
 }
 
@@ -51,6 +54,8 @@ pub(super) struct Added {
     pub content: String,
     #[serde(default)]
     special: bool,
+    #[serde(default)]
+    normalized: bool,
     #[serde(default)]
     lstrip: bool,
     #[serde(default)]
@@ -164,7 +169,7 @@ pub(super) fn named_id(
 }
 
 impl PreTokenizer {
-    const ALL: [Self; 4] = [Self::Gpt2, Self::SmolLm, Self::Llama3, Self::Qwen2];
+    const BYTE_LEVEL: [Self; 4] = [Self::Gpt2, Self::SmolLm, Self::Llama3, Self::Qwen2];
 
     /// From the parts of a tokenizer.json that decide it.
     fn from_json(document: &Document<Bpe>, ignore_merges: bool) -> Result<Self> {
@@ -200,7 +205,7 @@ impl PreTokenizer {
         let fits = |pre: &Self| {
             pre.patterns() == patterns && pre.nfc() == nfc && pre.ignore_merges() == ignore_merges
         };
-        Self::ALL.into_iter().find(fits).ok_or_else(|| {
+        Self::BYTE_LEVEL.into_iter().find(fits).ok_or_else(|| {
             let found = format!("{} with NFC {nfc}, ignore_merges {ignore_merges}", brief(whole));
             invalid("pre_tokenizer", found, "known are those of gpt-2, smollm, llama-bpe and qwen2")
         })
@@ -216,8 +221,29 @@ impl PreTokenizer {
                 sequence(vec![json!({ "type": "Digits", "individual_digits": true }), bytes(true)])
             }
             Self::Llama3 | Self::Qwen2 => sequence(vec![split(self.patterns()[0]), bytes(false)]),
+            Self::SentencePiece(prefix) => return prefix.to_json(),
         };
         (if self.nfc() { json!({ "type": "NFC" }) } else { Value::Null }, words)
+    }
+}
+
+/// Where SentencePiece puts spaces in front; what else there is must be as SentencePiece has it.
+fn sentencepiece_prefix(document: &Document<Bpe>, settings: &Settings) -> Result<SpacePrefix> {
+    let Document { normalizer, pre_tokenizer, decoder, .. } = document;
+    let prefix = SpacePrefix::from_json(normalizer.as_ref(), pre_tokenizer.as_ref(), decoder.as_ref())?;
+    if document.model.ignore_merges {
+        return Err(invalid("ignore_merges of tokenizer.json", true, "must be false with byte_fallback"));
+    }
+    if let Some(added) = document.added_tokens.iter().find(|added| added.normalized) {
+        let field = format!("normalized of added token {:?}", added.content);
+        return Err(invalid(field, true, "must be false with byte_fallback"));
+    }
+    sentencepiece::check_post_processor(document.post_processor.as_ref())?;
+    match settings.boolean("add_prefix_space")? {
+        Some(adds) if adds != (prefix != SpacePrefix::Never) => {
+            Err(invalid(settings.field("add_prefix_space"), adds, "tokenizer.json says otherwise"))
+        }
+        _ => Ok(prefix),
     }
 }
 
@@ -249,18 +275,21 @@ impl TokenizerSpec {
         }
         let affix = |affix: &Option<String>| affix.as_ref().is_some_and(|text| !text.is_empty());
         if model.dropout.is_some_and(|p| p != 0.0)
-            || model.byte_fallback
             || affix(&model.continuing_subword_prefix)
             || affix(&model.end_of_word_suffix)
         {
-            let bound = "must be byte-level BPE without dropout, byte_fallback, prefix and suffix";
+            let bound = "must be BPE without dropout, prefix and suffix";
             return Err(invalid("model of tokenizer.json", "another kind of BPE", bound));
         }
-        let pre = PreTokenizer::from_json(&document, model.ignore_merges)?;
-        let (tokens, kinds) = pieces(vocab, &model.vocab.0, &document.added_tokens)?;
+        let pre = if model.byte_fallback {
+            PreTokenizer::SentencePiece(sentencepiece_prefix(&document, &settings)?)
+        } else {
+            PreTokenizer::from_json(&document, model.ignore_merges)?
+        };
+        let (tokens, mut kinds) = pieces(vocab, &model.vocab.0, &document.added_tokens)?;
 
         let id = |token: &str| model.vocab.0.get(token).copied();
-        let merges = model
+        let mut merges: Vec<(u32, u32)> = model
             .merges
             .iter()
             .map(|merge| {
@@ -273,14 +302,21 @@ impl TokenizerSpec {
                 })
             })
             .collect::<Result<_>>()?;
+        if model.byte_fallback {
+            sentencepiece::mark_bytes(&tokens, &mut kinds);
+            merges = sentencepiece::canonical(&tokens, &kinds, &merges)?;
+        }
 
         if settings.boolean("add_eos_token")? == Some(true) {
             return Err(invalid(settings.field("add_eos_token"), true, "must be false"));
         }
         let bos = named_id(&settings, "bos_token", &tokens, bos)?;
         let eos = named_id(&settings, "eos_token", &tokens, eos)?;
-        let begins = document.post_processor.as_ref().and_then(first_token);
-        let begins = bos.is_some_and(|id| begins == tokens.get(id as usize).map(String::as_str));
+        let first = document.post_processor.as_ref().and_then(first_token);
+        let begins = bos.is_some_and(|id| first == tokens.get(id as usize).map(String::as_str));
+        if let Some(other) = first.filter(|_| model.byte_fallback && !begins) {
+            return Err(invalid("post_processor", format!("{other:?} in front"), "must be the bos token"));
+        }
         Ok(TokenizerSpec {
             pre,
             kinds,
@@ -306,7 +342,7 @@ impl TokenizerSpec {
         let vocab: serde_json::Map<String, Value> =
             used().map(|((token, _), id)| (token.clone(), id.into())).collect();
         let added: Vec<Value> = used()
-            .filter(|((_, kind), _)| **kind != PieceKind::Normal)
+            .filter(|((_, kind), _)| !matches!(kind, PieceKind::Normal | PieceKind::Byte))
             .map(|((token, kind), id)| {
                 json!({
                     "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
@@ -334,6 +370,11 @@ impl TokenizerSpec {
                 })
             }
         };
+        let prefix = self.pre.space_prefix();
+        let decoder = prefix.map(SpacePrefix::decoder);
+        let decoder = decoder.unwrap_or_else(|| {
+            json!({ "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true })
+        });
         let tokenizer = json!({
             "version": "1.0",
             "truncation": null,
@@ -342,15 +383,15 @@ impl TokenizerSpec {
             "normalizer": normalizer,
             "pre_tokenizer": pre_tokenizer,
             "post_processor": post_processor,
-            "decoder": { "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true },
+            "decoder": decoder,
             "model": {
                 "type": "BPE",
                 "dropout": null,
-                "unk_token": null,
+                "unk_token": text(prefix.and_then(|_| self.unknown())),
                 "continuing_subword_prefix": null,
                 "end_of_word_suffix": null,
-                "fuse_unk": false,
-                "byte_fallback": false,
+                "fuse_unk": prefix.is_some(),
+                "byte_fallback": prefix.is_some(),
                 "ignore_merges": self.pre.ignore_merges(),
                 "vocab": vocab,
                 "merges": merges,
@@ -441,7 +482,7 @@ mod tests {
     #[test]
     fn written_as_the_library_reads() {
         let text = "the THE th 123 it's\n\n the<s>tool é 漢字";
-        for pre in PreTokenizer::ALL {
+        for pre in PreTokenizer::BYTE_LEVEL {
             for add_bos in [false, true] {
                 let spec = spec(pre, add_bos);
                 let (tokenizer, _) = files(&spec.to_hf().unwrap());

@@ -1,10 +1,12 @@
-//! Text to tokens and back: byte-level BPE, as GPT-2, SmolLM2, Llama 3 and Qwen use it. `wordpiece` is what encoders use.
+//! Text to tokens and back: byte-level BPE, as GPT-2, SmolLM2, Llama 3 and Qwen use it, and SentencePiece's, as Llama 2
+//! and Mistral 7B. `wordpiece` is what encoders use.
 //!
 //! The digest covers everything that decides which ids a text becomes and which bytes an id is, in a form that
 //! does not depend on the file the tokenizer came from: `spec`. `gguf` and `json` read and write that form.
 
 mod gguf;
 pub(in crate::model) mod json;
+mod sentencepiece;
 mod spec;
 mod wordpiece;
 
@@ -21,6 +23,7 @@ use super::error::{invalid, within, ModelError, Result};
 use crate::canon::commit::Digest;
 
 pub use json::{HfTokenizer, TokenizerFiles};
+pub use sentencepiece::SpacePrefix;
 pub(in crate::model) use spec::byte_alphabet;
 pub use spec::{PieceKind, PreTokenizer, TokenizerSpec};
 pub use wordpiece::{WordPiece, WordPieceSpec};
@@ -52,21 +55,11 @@ impl Tokenizer {
         let fault = |e: tokenizers::Error| ModelError::Tokenizer(e.to_string());
 
         let token = |id: u32| spec.tokens[id as usize].clone();
-        let vocabulary: Vec<(String, u32)> = spec.tokens.iter().cloned().zip(0..).collect();
-        let merges = spec.merges.iter().map(|(left, right)| (token(*left), token(*right))).collect();
-        let model = BPE::builder()
-            .vocab_and_merges(vocabulary.into_iter().collect::<Vocab>(), merges)
-            .ignore_merges(spec.pre.ignore_merges())
-            .build()
-            .map_err(fault)?;
-        let mut words: Vec<PreTokenizerWrapper> = Vec::new();
-        for pattern in spec.pre.patterns() {
-            let pattern = SplitPattern::Regex(pattern.to_string());
-            words.push(Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(fault)?.into());
+        let mut bpe = match spec.pre.space_prefix() {
+            Some(prefix) => spec.sentencepiece(prefix),
+            None => byte_level(&spec),
         }
-        words.push(ByteLevel::new(false, false, false).into());
-        let mut bpe = tokenizers::Tokenizer::new(model);
-        bpe.with_pre_tokenizer(Some(Sequence::new(words)));
+        .map_err(fault)?;
         let whole = |kind: &PieceKind| matches!(kind, PieceKind::Special | PieceKind::Added);
         let added: Vec<AddedToken> = spec
             .tokens
@@ -130,15 +123,21 @@ impl Tokenizer {
     }
 
     /// The ids of a text, special tokens in it as such. The pieces of the ids join to the text (in NFC where the
-    /// model wants that); a text that the vocabulary has no pieces for is an error.
+    /// model wants that, with the spaces that SentencePiece puts in front); a text that the vocabulary has no pieces for
+    /// is an error.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         within("text length", text.len() as u64, 0, MAX_TEXT as u64)?;
+        let fault = |e: tokenizers::Error| ModelError::Tokenizer(e.to_string());
+        if self.spec.pre.space_prefix().is_some() {
+            // Every byte has a piece.
+            return Ok(self.bpe.encode_fast(text, false).map_err(fault)?.get_ids().to_vec());
+        }
         let mut text = NormalizedString::from(text);
         if self.spec.pre.nfc() {
-            NFC.normalize(&mut text).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
+            NFC.normalize(&mut text).map_err(fault)?;
         }
         let text = text.get();
-        let encoding = self.bpe.encode_fast(text, false).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
+        let encoding = self.bpe.encode_fast(text, false).map_err(fault)?;
         let mut rest = text.as_bytes();
         for id in encoding.get_ids() {
             rest = rest
@@ -172,22 +171,51 @@ impl Tokenizer {
         self.spec.kinds.get(id as usize) == Some(&PieceKind::Special)
     }
 
-    /// The text of ids, without special tokens; bytes that are not UTF-8 become U+FFFD.
+    /// The text of ids, without special tokens and the space that encoding puts in front; bytes that are not UTF-8
+    /// become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
-        let mut stream = TextStream::default();
+        let mut stream = TextStream::whole(self);
         let mut text: String = ids.iter().map(|id| stream.push(self, *id)).collect();
         text.push_str(&stream.finish());
         text
     }
 }
 
-/// Text of ids as they come: what `push` returns is whole characters; the bytes of an unfinished one wait.
+/// The library's byte-level tokenizer, but for the tokens that are found as a whole.
+fn byte_level(spec: &TokenizerSpec) -> tokenizers::Result<tokenizers::Tokenizer> {
+    let token = |id: u32| spec.tokens[id as usize].clone();
+    let merges = spec.merges.iter().map(|(left, right)| (token(*left), token(*right))).collect();
+    let model = BPE::builder()
+        .vocab_and_merges(spec.tokens.iter().cloned().zip(0..).collect::<Vocab>(), merges)
+        .ignore_merges(spec.pre.ignore_merges())
+        .build()?;
+    let mut words: Vec<PreTokenizerWrapper> = Vec::new();
+    for pattern in spec.pre.patterns() {
+        let pattern = SplitPattern::Regex(pattern.to_string());
+        words.push(Split::new(pattern, SplitDelimiterBehavior::Isolated, false)?.into());
+    }
+    words.push(ByteLevel::new(false, false, false).into());
+    let mut bpe = tokenizers::Tokenizer::new(model);
+    bpe.with_pre_tokenizer(Some(Sequence::new(words)));
+    Ok(bpe)
+}
+
+/// Text of ids as they come: what `push` returns is whole characters; the bytes of an unfinished one wait. The default
+/// is of text that goes on from other text: no space is taken away.
 #[derive(Debug, Default)]
 pub struct TextStream {
     waiting: Vec<u8>,
+    /// Whether a space that comes first is one that encoding puts in front of every text.
+    prefixed: bool,
 }
 
 impl TextStream {
+    /// Of a text of its own, as the library decodes it: the space that encoding puts in front is not shown.
+    pub fn whole(tokenizer: &Tokenizer) -> Self {
+        let prefixed = tokenizer.spec.pre.space_prefix().is_some_and(|prefix| prefix != SpacePrefix::Never);
+        TextStream { waiting: Vec::new(), prefixed }
+    }
+
     /// The text that `id` completes.
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
         self.push_bytes(if tokenizer.is_special(id) { &[] } else { tokenizer.piece(id).unwrap_or_default() })
@@ -195,7 +223,8 @@ impl TextStream {
 
     /// The text that more bytes complete.
     pub fn push_bytes(&mut self, bytes: &[u8]) -> String {
-        self.waiting.extend(bytes);
+        let hides = !bytes.is_empty() && std::mem::take(&mut self.prefixed);
+        self.waiting.extend(bytes.strip_prefix(b" ").filter(|_| hides).unwrap_or(bytes));
         // An incomplete character at the end has no error length: it may still be finished.
         let mut text = String::new();
         let mut taken = 0;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::sentencepiece::{self, SpacePrefix};
 use crate::canon::commit::{merkle_root, Digest};
 use crate::model::error::{invalid, within, ModelError, Result};
 
@@ -19,6 +20,8 @@ pub enum PreTokenizer {
     SmolLm,
     Llama3,
     Qwen2,
+    /// The pieces are not byte-level: a stretch of text is one word, with a space in front.
+    SentencePiece(SpacePrefix),
 }
 
 impl PreTokenizer {
@@ -40,6 +43,7 @@ impl PreTokenizer {
             Self::SmolLm => "smollm",
             Self::Llama3 => "llama-bpe",
             Self::Qwen2 => "qwen2",
+            Self::SentencePiece(_) => "default",
         }
     }
 
@@ -50,6 +54,7 @@ impl PreTokenizer {
             Self::SmolLm => &[r"\p{N}", GPT2],
             Self::Llama3 => &[LLAMA3],
             Self::Qwen2 => &[QWEN2],
+            Self::SentencePiece(_) => &[],
         }
     }
 
@@ -63,9 +68,17 @@ impl PreTokenizer {
         self == Self::Llama3
     }
 
-    /// Whether a text begins with bos where a GGUF file does not say: files of Llama 3 do not.
+    /// Whether a text begins with bos where a GGUF file does not say: files of Llama 2 and 3 do not.
     pub(super) fn adds_bos(self) -> bool {
-        self == Self::Llama3
+        matches!(self, Self::Llama3 | Self::SentencePiece(_))
+    }
+
+    /// Where SentencePiece puts spaces in front; None where the pieces are byte-level.
+    pub(super) fn space_prefix(self) -> Option<SpacePrefix> {
+        match self {
+            Self::SentencePiece(prefix) => Some(prefix),
+            _ => None,
+        }
     }
 }
 
@@ -73,7 +86,7 @@ impl PreTokenizer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "u8", try_from = "u8")]
 pub enum PieceKind {
-    /// Bytes, written in the byte-level alphabet.
+    /// Bytes, written in the byte-level alphabet; of SentencePiece text with "▁" for a space.
     Normal = 0,
     /// A control token: found in text as a whole, not shown to the user.
     Special = 1,
@@ -81,6 +94,8 @@ pub enum PieceKind {
     Added = 2,
     /// Never found in text.
     Unused = 3,
+    /// SentencePiece's for one byte of a character that has no piece: written `<0xNN>`.
+    Byte = 4,
 }
 
 impl From<PieceKind> for u8 {
@@ -92,10 +107,10 @@ impl From<PieceKind> for u8 {
 impl TryFrom<u8> for PieceKind {
     type Error = String;
     fn try_from(kind: u8) -> std::result::Result<Self, String> {
-        [Self::Normal, Self::Special, Self::Added, Self::Unused]
+        [Self::Normal, Self::Special, Self::Added, Self::Unused, Self::Byte]
             .into_iter()
             .find(|k| *k as u8 == kind)
-            .ok_or_else(|| format!("kind of piece is {kind}: must be 0 to 3"))
+            .ok_or_else(|| format!("kind of piece is {kind}: must be 0 to 4"))
     }
 }
 
@@ -104,10 +119,11 @@ impl TryFrom<u8> for PieceKind {
 #[serde(deny_unknown_fields)]
 pub struct TokenizerSpec {
     pub pre: PreTokenizer,
-    /// By id; normal pieces in the byte-level alphabet.
+    /// By id; normal pieces in the byte-level alphabet, or as SentencePiece writes them.
     pub tokens: Vec<String>,
     pub kinds: Vec<PieceKind>,
-    /// Pairs of ids that become one, in order of priority.
+    /// Pairs of ids that become one, in order of priority. Of SentencePiece all that join to a piece follow each other,
+    /// the longest left one first.
     pub merges: Vec<(u32, u32)>,
     pub bos: Option<u32>,
     pub eos: Option<u32>,
@@ -158,11 +174,21 @@ impl TokenizerSpec {
                 return Err(invalid("merge", format!("{joined:?}"), "occurs twice"));
             }
         }
-        Ok(())
+        if self.pre.space_prefix().is_some() {
+            return self.check_pieces();
+        }
+        match self.kinds.iter().position(|kind| *kind == PieceKind::Byte) {
+            Some(id) => Err(invalid(format!("kind of token {id}"), "byte", "only SentencePiece has it")),
+            None => Ok(()),
+        }
     }
 
     /// The bytes of every piece.
     pub(super) fn pieces(&self) -> Result<Vec<Vec<u8>>> {
+        if self.pre.space_prefix().is_some() {
+            let pieces = self.tokens.iter().zip(&self.kinds);
+            return Ok(pieces.map(|(token, kind)| sentencepiece::piece(token, *kind)).collect());
+        }
         let bytes = byte_alphabet();
         self.tokens
             .iter()
@@ -190,7 +216,8 @@ impl TokenizerSpec {
     /// (u32 little-endian) and bytes, each integer as u32 little-endian, an absent one as 2^32 - 1:
     /// "byte-level-bpe", normalizer ("" or "nfc"), number of patterns, patterns, ignore_merges, bos, eos,
     /// add_bos, whether there is a template, template, number of merges, merges (left id, right id).
-    /// A piece: its kind (a byte), its bytes.
+    /// Those of SentencePiece begin with "sentencepiece-bpe" and where a space is put in front, and go on with bos.
+    /// A piece: its kind (a byte), its bytes; of SentencePiece those of its token as it is written.
     pub(super) fn digest(&self, pieces: &[Vec<u8>]) -> Digest {
         let mut rules = Vec::new();
         let word = |rules: &mut Vec<u8>, n: u32| rules.extend(n.to_le_bytes());
@@ -198,13 +225,19 @@ impl TokenizerSpec {
             word(rules, s.len() as u32);
             rules.extend(s.as_bytes());
         };
-        string(&mut rules, "byte-level-bpe");
-        string(&mut rules, if self.pre.nfc() { "nfc" } else { "" });
-        word(&mut rules, self.pre.patterns().len() as u32);
-        for pattern in self.pre.patterns() {
-            string(&mut rules, pattern);
+        let prefix = self.pre.space_prefix();
+        if let Some(prefix) = prefix {
+            string(&mut rules, "sentencepiece-bpe");
+            string(&mut rules, prefix.name());
+        } else {
+            string(&mut rules, "byte-level-bpe");
+            string(&mut rules, if self.pre.nfc() { "nfc" } else { "" });
+            word(&mut rules, self.pre.patterns().len() as u32);
+            for pattern in self.pre.patterns() {
+                string(&mut rules, pattern);
+            }
+            word(&mut rules, self.pre.ignore_merges().into());
         }
-        word(&mut rules, self.pre.ignore_merges().into());
         word(&mut rules, self.bos.unwrap_or(u32::MAX));
         word(&mut rules, self.eos.unwrap_or(u32::MAX));
         word(&mut rules, self.add_bos.into());
@@ -218,8 +251,11 @@ impl TokenizerSpec {
         let leaves: Vec<Vec<u8>> = self
             .kinds
             .iter()
-            .zip(pieces)
-            .map(|(kind, piece)| [&[*kind as u8], &piece[..]].concat())
+            .zip(self.tokens.iter().zip(pieces))
+            .map(|(kind, (token, piece))| {
+                let bytes = if prefix.is_some() { token.as_bytes() } else { piece };
+                [&[*kind as u8], bytes].concat()
+            })
             .collect();
         merkle_root(&[rules, merkle_root(&leaves).to_vec()])
     }
