@@ -1,20 +1,17 @@
-//! /v1/embeddings over real HTTP, with small generated encoders.
+//! /v1/embeddings, of encoders.
 
-use std::future::Future;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::Server;
 use base64::prelude::{Engine as _, BASE64_STANDARD};
 use deepnode_worker::canon::EncoderArchitecture;
 use deepnode_worker::engine::{Embedder, Engine, Options};
 use deepnode_worker::gateway::{ApiKeys, Embeddings, EncoderGateway, Gateway, Settings};
 use deepnode_worker::model::{dequant::Encoding, import, synthetic, EncoderModel, Model};
-use reqwest::{Client, Response, StatusCode};
+use reqwest::StatusCode;
 use serde_json::{json, Value};
-use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 const PATH: &str = "/v1/embeddings";
 
@@ -50,42 +47,12 @@ fn served(model: &Arc<EncoderModel>, settings: &Settings) -> Arc<Embeddings> {
     Embeddings::new(model.clone(), Embedder::new(model.clone(), one_thread()).unwrap(), settings).unwrap()
 }
 
-struct Server {
-    base: String,
-    client: Client,
-    stop: watch::Sender<bool>,
-    serving: JoinHandle<std::io::Result<()>>,
-}
-
 impl Server {
-    async fn listen<F, S>(serve: F) -> Self
-    where
-        F: FnOnce(TcpListener, watch::Receiver<bool>) -> S,
-        S: Future<Output = std::io::Result<()>> + Send + 'static,
-    {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base = format!("http://{}", listener.local_addr().unwrap());
-        let (stop, stopped) = watch::channel(false);
-        let serving = tokio::spawn(serve(listener, stopped));
-        Self { base, client: Client::builder().no_proxy().build().unwrap(), stop, serving }
-    }
-
     /// An encoder alone.
-    async fn start(model: &Arc<EncoderModel>, settings: Settings) -> Self {
+    async fn encoder(model: &Arc<EncoderModel>, settings: Settings) -> Self {
         let settings = Settings { name: Some("test".into()), ..settings };
         let gateway = EncoderGateway::new(served(model, &settings), settings);
         Self::listen(|listener, stop| gateway.serve(listener, stop)).await
-    }
-
-    fn send(&self, path: &str, body: &Value) -> impl Future<Output = reqwest::Result<Response>> {
-        let request =
-            self.client.post(format!("{}{path}", self.base)).header("content-type", "application/json");
-        request.body(body.to_string()).send()
-    }
-
-    async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        let response = self.send(path, body).await.unwrap();
-        (response.status().as_u16(), serde_json::from_slice(&response.bytes().await.unwrap()).unwrap())
     }
 
     /// The vectors of `input`, as numbers.
@@ -95,28 +62,9 @@ impl Server {
         answer["data"].as_array().unwrap().iter().map(|d| floats(&d["embedding"])).collect()
     }
 
-    async fn get(&self, path: &str) -> Response {
-        self.client.get(format!("{}{path}", self.base)).send().await.unwrap()
-    }
-
     /// The list of models.
     async fn models(&self) -> Value {
         serde_json::from_slice(&self.get("/v1/models").await.bytes().await.unwrap()).unwrap()
-    }
-
-    /// A number of /metrics.
-    async fn metric(&self, name: &str) -> u64 {
-        let text = self.get("/metrics").await.text().await.unwrap();
-        let line = text.lines().find_map(|l| l.strip_prefix(&format!("deepnode_worker_gateway_{name} ")));
-        line.unwrap_or_else(|| panic!("{name} in {text}")).parse().unwrap()
-    }
-
-    async fn until(&self, name: &str, value: u64) {
-        let began = Instant::now();
-        while self.metric(name).await != value {
-            assert!(began.elapsed() < Duration::from_secs(30), "{name} is not {value}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
     }
 }
 
@@ -138,7 +86,7 @@ fn long(tokens: usize) -> String {
 
 #[tokio::test]
 async fn vectors_in_both_encodings_of_all_kinds_of_input() {
-    let server = Server::start(&SMALL, Settings::default()).await;
+    let server = Server::encoder(&SMALL, Settings::default()).await;
     let want = [vector(&SMALL, "The cat's hat."), vector(&SMALL, "cats")];
     assert_eq!(server.embed(json!("The cat's hat.")).await, want[..1]);
     assert_eq!(server.embed(json!(["The cat's hat.", "cats"])).await, want);
@@ -150,7 +98,7 @@ async fn vectors_in_both_encodings_of_all_kinds_of_input() {
     let request = json!({ "model": id, "input": ["cats", "The cat's hat."], "encoding_format": "base64",
         "dimensions": 64, "user": "me" });
     let (status, answer) = server.post(PATH, &request).await;
-    assert_eq!((status, &answer["object"], &answer["model"]), (200, &json!("list"), &json!(id)));
+    assert_eq!((status.as_u16(), &answer["object"], &answer["model"]), (200, &json!("list"), &json!(id)));
     let tokens = ids.len() + SMALL.tokenizer().encode("The cat's hat.").unwrap().len();
     assert_eq!(answer["usage"], json!({ "prompt_tokens": tokens, "total_tokens": tokens }));
     for (n, want) in [(0, &want[1]), (1, &want[0])] {
@@ -170,7 +118,7 @@ async fn vectors_in_both_encodings_of_all_kinds_of_input() {
 
 #[tokio::test]
 async fn what_is_refused_is_named() {
-    let server = Server::start(&SMALL, Settings::default()).await;
+    let server = Server::encoder(&SMALL, Settings::default()).await;
     let longest = server.embed(json!(long(160))).await;
     assert_eq!(longest[0].len(), 64);
     for (field, value, status, param, part) in [
@@ -193,7 +141,7 @@ async fn what_is_refused_is_named() {
         request[field] = value;
         let (found, answer) = server.post(PATH, &request).await;
         let error = &answer["error"];
-        assert_eq!((found, &error["param"]), (status, &json!(param)), "{answer}");
+        assert_eq!((found.as_u16(), &error["param"]), (status, &json!(param)), "{answer}");
         assert!(error["message"].as_str().unwrap().contains(part), "{part}: {error}");
     }
     let (_, answer) = server.post(PATH, &json!({ "model": "test", "input": long(200) })).await;
@@ -201,7 +149,7 @@ async fn what_is_refused_is_named() {
     for path in ["/v1/chat/completions", "/v1/completions"] {
         let (status, answer) =
             server.post(path, &json!({ "model": "test", "prompt": "a", "messages": [] })).await;
-        assert_eq!((status, &answer["error"]["param"]), (400, &json!("model")), "{answer}");
+        assert_eq!((status.as_u16(), &answer["error"]["param"]), (400, &json!("model")), "{answer}");
         assert!(answer["error"]["message"].as_str().unwrap().contains("is an encoder"), "{answer}");
     }
     assert_eq!(server.get(PATH).await.status(), StatusCode::METHOD_NOT_ALLOWED);
@@ -210,7 +158,7 @@ async fn what_is_refused_is_named() {
 #[tokio::test]
 async fn keys_are_asked_for() {
     let settings = Settings { keys: ApiKeys::parse("sk-0123456789abcdef").unwrap(), ..Settings::default() };
-    let server = Server::start(&SMALL, settings).await;
+    let server = Server::encoder(&SMALL, settings).await;
     let request = json!({ "model": "test", "input": "a" });
     assert_eq!(server.post(PATH, &request).await.0, 401);
     let authorised = server.client.post(format!("{}{PATH}", server.base)).bearer_auth("sk-0123456789abcdef");
@@ -239,7 +187,7 @@ async fn beside_a_language_model() {
     assert_eq!(status, 400);
     assert!(answer["error"]["message"].as_str().unwrap().contains("test is an encoder"), "{answer}");
     let (status, answer) = server.post(PATH, &json!({ "model": "talker", "input": "a" })).await;
-    assert_eq!((status, &answer["error"]["code"]), (404, &json!("model_not_found")));
+    assert_eq!((status.as_u16(), &answer["error"]["code"]), (404, &json!("model_not_found")));
     let models = server.models().await;
     assert_eq!(models["data"].as_array().unwrap().len(), 4);
     assert_eq!(server.get("/v1/models/test").await.status(), StatusCode::OK);
@@ -253,7 +201,7 @@ async fn beside_a_language_model() {
 #[tokio::test]
 async fn requests_take_turns_and_places_are_bounded() {
     let settings = Settings { parallel: 1, queue: 1, ..Settings::default() };
-    let server = Server::start(&SLOW, settings).await;
+    let server = Server::encoder(&SLOW, settings).await;
     let many = json!({ "model": "test", "input": vec![long(2000); 100] });
     let running = tokio::spawn(server.send(PATH, &many));
     server.until("embedding_places", 1).await;
@@ -277,12 +225,12 @@ async fn requests_take_turns_and_places_are_bounded() {
 async fn late_requests_get_an_error() {
     let settings =
         Settings { timeout: Duration::from_millis(300), drain: Duration::ZERO, ..Settings::default() };
-    let server = Server::start(&SLOW, settings.clone()).await;
+    let server = Server::encoder(&SLOW, settings.clone()).await;
     let many = json!({ "model": "test", "input": vec![long(2000); 100] });
     let (status, answer) = server.post(PATH, &many).await;
-    assert_eq!((status, &answer["error"]["code"]), (504, &json!("timeout")));
+    assert_eq!((status.as_u16(), &answer["error"]["code"]), (504, &json!("timeout")));
 
-    let server = Server::start(&SLOW, Settings { timeout: Duration::from_secs(600), ..settings }).await;
+    let server = Server::encoder(&SLOW, Settings { timeout: Duration::from_secs(600), ..settings }).await;
     let running = tokio::spawn(server.send(PATH, &many));
     server.until("embedding_places", 1).await;
     server.stop.send_replace(true);

@@ -1,20 +1,17 @@
-//! The gateway over real HTTP, with small generated models.
+//! Answers of language models.
 
-use std::future::Future;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use super::{json_of, Server};
 use deepnode_worker::canon::{Architecture, SamplingParams};
 use deepnode_worker::engine::{self, Engine, Stop};
 use deepnode_worker::gateway::{seed, ApiKeys, Gateway, Limits, Settings};
 use deepnode_worker::model::{dequant::Encoding, import, synthetic, ChatMessage, Model, TextStream};
 use futures::future::join_all;
-use reqwest::{Client, Method, Response, StatusCode};
+use reqwest::{Method, StatusCode};
 use serde_json::{json, Value};
-use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
@@ -40,22 +37,11 @@ fn engine(model: &Arc<Model>) -> Engine {
         .unwrap()
 }
 
-struct Server {
-    base: String,
-    client: Client,
-    stop: watch::Sender<bool>,
-    serving: JoinHandle<std::io::Result<()>>,
-}
-
 impl Server {
     async fn start(model: &Arc<Model>, engine: Engine, settings: Settings) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base = format!("http://{}", listener.local_addr().unwrap());
-        let (stop, stopped) = watch::channel(false);
         let settings = Settings { name: Some("test".into()), ..settings };
         let gateway = Gateway::new(model.clone(), engine, settings).unwrap();
-        let serving = tokio::spawn(gateway.serve(listener, stopped));
-        Self { base, client: Client::builder().no_proxy().build().unwrap(), stop, serving }
+        Self::listen(|listener, stopped| gateway.serve(listener, stopped)).await
     }
 
     async fn small() -> Self {
@@ -64,20 +50,6 @@ impl Server {
 
     async fn slow(settings: Settings) -> Self {
         Self::start(&SLOW, engine(&SLOW), settings).await
-    }
-
-    fn send(&self, path: &str, body: &Value) -> impl Future<Output = reqwest::Result<Response>> {
-        self.client
-            .post(format!("{}{path}", self.base))
-            .header("content-type", "application/json")
-            .body(body.to_string())
-            .send()
-    }
-
-    async fn post(&self, path: &str, body: &Value) -> (StatusCode, Value) {
-        let response = self.send(path, body).await.unwrap();
-        let status = response.status();
-        (status, json_of(response).await)
     }
 
     /// An answer that must be there.
@@ -101,29 +73,6 @@ impl Server {
         assert_eq!(events.pop(), Some("[DONE]"));
         events.iter().map(|event| serde_json::from_str(event).unwrap()).collect()
     }
-
-    async fn get(&self, path: &str) -> Response {
-        self.client.get(format!("{}{path}", self.base)).send().await.unwrap()
-    }
-
-    /// A number of /metrics.
-    async fn metric(&self, name: &str) -> u64 {
-        let text = self.get("/metrics").await.text().await.unwrap();
-        let line = text.lines().find_map(|l| l.strip_prefix(&format!("deepnode_worker_gateway_{name} ")));
-        line.unwrap_or_else(|| panic!("{name} in {text}")).parse().unwrap()
-    }
-
-    async fn until(&self, name: &str, value: u64) {
-        let began = Instant::now();
-        while self.metric(name).await != value {
-            assert!(began.elapsed() < Duration::from_secs(20), "{name} is not {value}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-}
-
-async fn json_of(response: Response) -> Value {
-    serde_json::from_str(&response.text().await.unwrap()).unwrap()
 }
 
 fn chat(more: Value) -> Value {
