@@ -105,14 +105,14 @@ pub struct Weights<'a> {
     pub layers: Vec<LayerWeights<'a>>,
 }
 
-impl Weights<'_> {
+impl<'a> Weights<'a> {
     /// The same shapes over other memory: `place` gives for each tensor, always in the same order, one of the same rows
     /// and columns. A vector comes as one row, unpadded. Where the head is the embedding, it is asked for once.
-    pub fn over<'b>(&self, place: &mut dyn FnMut(Tensor<'_>) -> Tensor<'b>) -> Weights<'b> {
+    pub fn over<'b>(&self, place: &mut dyn FnMut(Tensor<'a>) -> Tensor<'b>) -> Weights<'b> {
         let embedding = place(self.embedding);
         let tied = std::ptr::eq(self.head.panels, self.embedding.panels);
         let head = if tied { embedding } else { place(self.head) };
-        let vector = |place: &mut dyn FnMut(Tensor<'_>) -> Tensor<'b>, panels: &[f16]| {
+        let vector = |place: &mut dyn FnMut(Tensor<'a>) -> Tensor<'b>, panels: &'a [f16]| {
             place(Tensor { rows: 1, cols: panels.len(), packing: None, panels }).panels
         };
         let final_gain = vector(place, self.final_gain);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use half::f16;
 use memmap2::MmapMut;
+use rayon::prelude::*;
 
 use crate::canon::tensor::put_row;
 use crate::canon::{Architecture, Decoder, Tensor, Weights};
@@ -19,6 +20,16 @@ pub struct Resident<M> {
 
 /// Every tensor begins at a multiple of this many halves: one cache line.
 const ALIGNMENT: usize = 32;
+
+/// Halves that are copied at a time.
+const PIECE: usize = 4 << 20;
+
+/// What becomes a part of the copy.
+enum Piece<'a> {
+    Plain(&'a [f16]),
+    /// Quantised weights, as halves.
+    Expanded(Tensor<'a>),
+}
 
 /// Halves that a tensor takes here.
 fn len(tensor: &Tensor<'_>, expanded: bool) -> usize {
@@ -45,22 +56,35 @@ impl<M: Decoder> Resident<M> {
         #[cfg(target_os = "linux")]
         memory.advise(memmap2::Advice::HugePage).ok()?;
         let mut rest: &mut [f16] = bytemuck::cast_slice_mut(&mut memory);
+        let mut pieces = Vec::new();
         weights.over(&mut |tensor| {
             let len = len(&tensor, expanded);
             let (to, after) = std::mem::take(&mut rest).split_at_mut(len.next_multiple_of(ALIGNMENT));
             rest = after;
             if tensor.packing.is_some() && expanded {
+                pieces.push((to, Piece::Expanded(tensor)));
+            } else {
+                let from = tensor.panels.chunks(PIECE);
+                pieces
+                    .extend(to[..len].chunks_mut(PIECE).zip(from).map(|(to, from)| (to, Piece::Plain(from))));
+            }
+            Tensor { panels: &[], ..tensor }
+        });
+        // What takes the time is that the system finds and clears the pages: several threads wait less for that.
+        pieces.into_par_iter().for_each(|(to, piece)| match piece {
+            Piece::Plain(from) => {
+                to.copy_from_slice(from);
+                // Never twice in memory, however large.
+                model.release(from);
+            }
+            Piece::Expanded(tensor) => {
                 let mut row = vec![f16::ZERO; tensor.cols];
                 for r in 0..tensor.rows {
                     tensor.row(r, &mut row);
                     put_row(to, tensor.cols, r, &row);
                 }
-            } else {
-                to[..len].copy_from_slice(tensor.panels);
+                model.release(tensor.panels);
             }
-            // Never twice in memory, however large.
-            model.release(tensor.panels);
-            Tensor { panels: &[], ..tensor }
         });
         Some(Self { model: model.clone(), memory, expanded })
     }
