@@ -332,24 +332,7 @@ impl TokenizerSpec {
     /// The files that `from_hf` reads as this. A tokenizer that they cannot say is an error.
     pub fn to_hf(&self) -> Result<HfTokenizer> {
         let text = |id: Option<u32>| id.map(|id| self.tokens[id as usize].as_str());
-        let used = || {
-            self.tokens
-                .iter()
-                .zip(&self.kinds)
-                .zip(0u32..)
-                .filter(|((_, kind), _)| **kind != PieceKind::Unused)
-        };
-        let vocab: serde_json::Map<String, Value> =
-            used().map(|((token, _), id)| (token.clone(), id.into())).collect();
-        let added: Vec<Value> = used()
-            .filter(|((_, kind), _)| !matches!(kind, PieceKind::Normal | PieceKind::Byte))
-            .map(|((token, kind), id)| {
-                json!({
-                    "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
-                    "normalized": false, "special": *kind == PieceKind::Special,
-                })
-            })
-            .collect();
+        let (vocab, added) = vocab_and_added(&self.tokens, &self.kinds);
         let merges: Vec<[&str; 2]> = self
             .merges
             .iter()
@@ -448,6 +431,23 @@ pub(super) fn template(settings: &Settings, file: Option<&[u8]>) -> Result<Optio
             Err(e) => Err(invalid("chat_template.jinja", e, "must be UTF-8")),
         },
     }
+}
+
+/// The tokens by their ids, and those of them that no text is cut into: members `vocab` and `added_tokens`.
+pub(super) fn vocab_and_added(tokens: &[String], kinds: &[PieceKind]) -> (Value, Vec<Value>) {
+    let used = || tokens.iter().zip(kinds).zip(0u32..).filter(|((_, kind), _)| **kind != PieceKind::Unused);
+    let vocab: serde_json::Map<String, Value> =
+        used().map(|((token, _), id)| (token.clone(), id.into())).collect();
+    let added = used()
+        .filter(|((_, kind), _)| !matches!(kind, PieceKind::Normal | PieceKind::Byte))
+        .map(|((token, kind), id)| {
+            json!({
+                "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": *kind == PieceKind::Special,
+            })
+        })
+        .collect();
+    (vocab.into(), added)
 }
 
 #[cfg(test)]

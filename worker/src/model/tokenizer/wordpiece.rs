@@ -10,7 +10,7 @@ use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::AddedToken;
 
-use super::json::{brief, pieces, Document, HfTokenizer, TokenizerFiles};
+use super::json::{brief, pieces, vocab_and_added, Document, HfTokenizer, TokenizerFiles};
 use super::{PieceKind, MAX_TEXT};
 use crate::canon::commit::{merkle_root, Digest};
 use crate::model::documents::Unique;
@@ -125,21 +125,7 @@ impl WordPieceSpec {
     /// The files that `from_hf` reads as this.
     pub fn to_hf(&self) -> HfTokenizer {
         let text = |id: u32| self.tokens[id as usize].as_str();
-        let used = || {
-            let all = self.tokens.iter().zip(&self.kinds).zip(0u32..);
-            all.filter(|((_, kind), _)| **kind != PieceKind::Unused)
-        };
-        let vocab: serde_json::Map<String, Value> =
-            used().map(|((token, _), id)| (token.clone(), id.into())).collect();
-        let added: Vec<Value> = used()
-            .filter(|((_, kind), _)| **kind != PieceKind::Normal)
-            .map(|((token, kind), id)| {
-                json!({
-                    "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
-                    "normalized": false, "special": *kind == PieceKind::Special,
-                })
-            })
-            .collect();
+        let (vocab, added) = vocab_and_added(&self.tokens, &self.kinds);
         let special = |id: u32, n: u32| json!({ "SpecialToken": { "id": text(id), "type_id": n } });
         let sequence = |name: &str, n: u32| json!({ "Sequence": { "id": name, "type_id": n } });
         let named = |id: u32| json!({ "id": text(id), "ids": [id], "tokens": [text(id)] });
