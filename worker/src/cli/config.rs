@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::device::Device;
 use crate::canon::Digest;
 use crate::chain::GrpcChain;
-use crate::engine::Options;
+use crate::engine::{Limits, Options};
 use crate::model::{self, AnyModel};
 
 /// File name of the configuration.
@@ -207,8 +207,9 @@ impl Config {
         if !self.worker.endpoint.starts_with("http://") {
             bail!("worker.endpoint is {:?}, must be as http://host:port", self.worker.endpoint);
         }
-        if !(1..=1024).contains(&self.worker.parallel) {
-            bail!("worker.parallel is {}, must be 1 to 1024", self.worker.parallel);
+        let most = Limits::default().running;
+        if !(1..=most).contains(&(self.worker.parallel as usize)) {
+            bail!("worker.parallel is {}, must be 1 to {most}", self.worker.parallel);
         }
         self.worker.metrics()?;
         self.models.iter().try_for_each(|id| model_id(id).map(|_| ()))

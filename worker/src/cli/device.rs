@@ -88,7 +88,11 @@ impl Device {
 
 fn on(model: &Arc<Model>, card: &Card, options: Options) -> Result<Engine, EngineError> {
     let spare = model.clone();
-    let engine = Engine::cuda(&**model, card)?.with_spare(move || Engine::new(spare.clone(), options));
+    // Whatever the card has begun has room on the processor, and so at least one context.
+    let enough = |positions: &usize| *positions >= model.arch().context as usize;
+    let spare_options = Options { positions: options.positions.filter(enough), ..options };
+    let engine = Engine::cuda(&**model, card, options.positions)?
+        .with_spare(move || Engine::new(spare.clone(), spare_options));
     tracing::info!(card = card.name, model = model.name(), "computing on the card");
     Ok(engine)
 }

@@ -207,15 +207,16 @@ impl<'e> Batch<'e> {
             let Found { held, pages: found, mut tail } = pages.find(wanted);
             let known = found.len() * PAGE + tail.map_or(0, |(_, len)| len);
             if let Some((other, common)) = self.nearest(wanted, known) {
-                if other.computed < common {
-                    // Computed once, it is there for both.
+                if other.computed < common && other.left() > 1 {
+                    // Computed once, it is there for both. (Of one that decodes only the newest token is not there yet.)
                     pages.release(held, None);
                     next += 1;
                     continue;
                 }
                 // Of whole pages the tree has all that are computed.
-                let at = found.len();
-                tail = other.table.get(at).map(|page| (*page, (common - at * PAGE).min(PAGE)));
+                let (at, common) = (found.len(), common.min(other.computed));
+                let rest = common.saturating_sub(at * PAGE).min(PAGE);
+                tail = other.table.get(at).map(|page| (*page, rest)).filter(|(_, len)| *len > 0);
             }
             let Some(mut entry) = self.waiting.remove(next) else { break };
             let wanted = (entry.tokens.len() + 1).div_ceil(PAGE) - found.len();
@@ -340,11 +341,13 @@ impl<'e> Batch<'e> {
             }
         }
         let mut failed = None;
-        for some in ready.chunks_mut(HEAD_ROWS) {
+        // Those who ask for logits by themselves: a card need not copy the others'.
+        let (mut asked, mut plain): (Vec<_>, Vec<_>) =
+            ready.into_iter().partition(|(_, entry)| entry.logprobs.is_some());
+        for some in plain.chunks_mut(HEAD_ROWS).chain(asked.chunks_mut(HEAD_ROWS)) {
             let x: Vec<_> = some.iter().flat_map(|(_, entry)| entry.x_final.iter().copied()).collect();
             let choices: Vec<_> = some.iter().map(|(_, entry)| (entry.params, entry.output.step())).collect();
-            // Logits are only for those who ask: a card need not copy the others'.
-            let asked = some.iter().any(|(_, entry)| entry.logprobs.is_some());
+            let asked = some[0].1.logprobs.is_some();
             self.logits.resize(if asked { some.len() * vocab } else { 0 }, 0.0);
             let device = &self.engine.device;
             let chosen = if asked {
@@ -468,5 +471,46 @@ mod tests {
             assert_eq!((batch.running(), batch.waiting()), (0, 1));
             assert_eq!(engine.pages.lock().available(), 4);
         }
+    }
+
+    /// A prompt that holds what another job is yet to answer does not wait for that answer.
+    #[test]
+    fn nobody_waits_for_tokens_that_are_yet_to_be_decoded() {
+        let engine = Engine::reference(Arc::new(RandomDecoder::new(small(), 1))).unwrap();
+        let pieces = vec![String::new(); 288];
+        let job = |prompt, max_output| Job {
+            prompt,
+            params: SamplingParams::GREEDY,
+            max_output,
+            stop: Vec::new(),
+            logprobs: None,
+        };
+        let answer = |engine: &Engine, jobs: &[Job], steps: usize| {
+            let mut batch = Batch::new(engine, &pieces, Limits::default());
+            let mut tokens = vec![Vec::new(); jobs.len()];
+            for (id, job) in jobs.iter().enumerate() {
+                batch.push(id as u64, job.clone()).unwrap();
+            }
+            for step in 0.. {
+                assert!(step != steps || batch.waiting() == 0, "one waits");
+                if batch.is_empty() {
+                    return tokens;
+                }
+                let mut hear = |id: u64, event| {
+                    if let Event::Token { token, .. } = event {
+                        tokens[id as usize].push(token);
+                    }
+                };
+                batch.step(&mut hear).unwrap();
+            }
+            tokens
+        };
+        let first = job((0..60).collect(), 60);
+        let answered = answer(&engine, std::slice::from_ref(&first), 1).remove(0);
+        assert_eq!(answered.len(), 60);
+        let second = job(first.prompt.iter().chain(&answered).copied().chain(200..210).collect(), 4);
+        let alone = answer(&engine, std::slice::from_ref(&second), 1).remove(0);
+        let fresh = Engine::reference(Arc::new(RandomDecoder::new(small(), 1))).unwrap();
+        assert_eq!(answer(&fresh, &[first, second], 3), [answered, alone]);
     }
 }

@@ -109,13 +109,14 @@ impl Engine {
         Ok(Self::on(device))
     }
 
-    /// An engine on a card, which must first prove that it computes what the reference does. Weights, and as many pages of
-    /// keys and values as fit, are in the card's memory.
-    pub fn cuda(model: &dyn Decoder, card: &Card) -> Result<Self, EngineError> {
+    /// An engine on a card, which must first prove that it computes what the reference does. Weights, and keys and values of
+    /// so many `positions` or of as many as fit, are in the card's memory.
+    pub fn cuda(model: &dyn Decoder, card: &Card, positions: Option<usize>) -> Result<Self, EngineError> {
         check(model)?;
         let open = || Driver::open(card, true).map_err(DeviceError::from);
         prove(open()?, model.arch())?;
-        Ok(Self::on(Box::new(Cuda::new(open()?, model, Room::default())?)))
+        let pages = positions.map(|positions| positions.div_ceil(PAGE));
+        Ok(Self::on(Box::new(Cuda::new(open()?, model, Room { pages, ..Room::default() })?)))
     }
 
     /// An engine that computes by the scalar reference: slow, for checking the others.
@@ -147,7 +148,7 @@ impl Engine {
     }
 
     /// The spare engine, in place of this one whose device failed.
-    fn fall_over(&self, failed: &DeviceError) -> Option<&Self> {
+    pub(crate) fn fall_over(&self, failed: &DeviceError) -> Option<&Self> {
         let spare = self.spare.as_ref()?;
         let instead = self.instead.get_or_init(|| match spare() {
             Ok(engine) => {
@@ -166,13 +167,18 @@ impl Engine {
         self.device.arch()
     }
 
+    /// Positions that there is memory for, over all sequences.
+    pub fn positions(&self) -> usize {
+        self.current().pages.lock().total() * PAGE
+    }
+
     /// An empty session with room for `capacity` positions: of a generation, prompt and greatest output together.
     pub fn session(&self, capacity: usize) -> Result<Session<'_>, EngineError> {
         let context = self.arch().context;
         if capacity == 0 || capacity > context as usize {
             return Err(EngineError::invalid("capacity", capacity, format!("1 to the context of {context}")));
         }
-        Session::new(self, capacity)
+        Session::new(self.current(), capacity)
     }
 
     /// Pages for so many positions.

@@ -124,12 +124,15 @@ impl Steps<'_> {
         let fresh = || Batch::new(engine, pieces, limits);
         let mut batch = fresh();
         while let Some(arrived) = self.shared.take(self.open.is_empty()) {
-            arrived.into_iter().for_each(|one| self.begin(one, &mut batch));
-            self.cancel(&mut batch);
             let began = Instant::now();
-            match catch_unwind(AssertUnwindSafe(|| self.step(&mut batch))) {
+            let step = AssertUnwindSafe(|| {
+                arrived.into_iter().for_each(|one| self.begin(one, &mut batch));
+                self.cancel(&mut batch);
+                self.step(&mut batch)
+            });
+            match catch_unwind(step) {
                 Ok(Ok(())) => {}
-                // What is left of the batch is not known: nobody gets an answer from it.
+                // There is no device to go on with: nobody waits for one that may never come.
                 Ok(Err(error)) => {
                     let error = error.to_string();
                     self.fail(|| Failure::Engine(EngineError::Device(DeviceError(error.clone()))));

@@ -1,5 +1,5 @@
 //! What an engine claims of one pass, tensor by tensor, so that two engines that differ are told apart at the first
-//! tensor, row and element (section 9 of docs/canonical-arithmetic.md).
+//! tensor, row and element (section 10 of docs/canonical-arithmetic.md).
 
 use std::fmt;
 

@@ -339,7 +339,8 @@ impl Asked {
     pub async fn answer(self, gateway: Arc<Gateway>, place: Place) -> Result<Response> {
         let Self { shape, prompt, prompt_field, offered, options, deadline } = self;
         let prompt_tokens = prompt.len();
-        let job = options.job(prompt, prompt_field, gateway.model.arch().context)?;
+        let context = gateway.backend.context(gateway.model.arch().context);
+        let job = options.job(prompt, prompt_field, context)?;
         let head = Head::new(&gateway, shape, options.seed)?;
         let events = timeout_at(deadline, place.submit(job))
             .await

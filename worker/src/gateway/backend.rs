@@ -40,6 +40,14 @@ impl Backend {
         }
     }
 
+    /// Positions of a prompt and its answer, of the model's `context`.
+    pub fn context(&self, context: u32) -> u32 {
+        match self {
+            Self::Local(scheduler) => context.min(u32::try_from(scheduler.positions()).unwrap_or(u32::MAX)),
+            Self::Chain(_) => context,
+        }
+    }
+
     /// A place for one request, taken before anything costly is done for it.
     pub fn reserve(&self, caller: &Arc<Caller>) -> Result<Place> {
         Ok(match self {

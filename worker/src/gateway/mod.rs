@@ -117,6 +117,12 @@ impl Gateway {
         let scheduler =
             Scheduler::start(model.clone(), engine, settings.parallel, settings.queue, metrics.clone())?;
         let gateway = Self::behind(model, settings, metrics, Backend::Local(scheduler));
+        let taken = |name: &&str| embeddings.as_ref().is_some_and(|other| other.listed().is(name));
+        if let Some(name) = gateway.listed.names().find(taken) {
+            return Err(std::io::Error::other(format!(
+                "the name {name:?} is the encoder's: choose another (--name)"
+            )));
+        }
         Ok(Arc::new(Self { embeddings, ..gateway }))
     }
 

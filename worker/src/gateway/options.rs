@@ -18,6 +18,10 @@ const SEED_CONTEXT: &str = "DeepNode gateway 2026 sampling seed";
 /// Drawn seeds are below this, so that every JSON reader keeps them exact.
 const DRAWN: u64 = 1 << 53;
 
+/// Tokens with a logprob in an answer that is no stream, over all choices and with their alternatives: each takes some
+/// hundred bytes until the answer is written.
+const MAX_SCORED: usize = 1 << 17;
+
 /// The 32 bytes that sample choice `choice` of a request with this seed: BLAKE3's derive_key under the context
 /// "DeepNode gateway 2026 sampling seed", of the seed (i64 little-endian) and the choice (u32 little-endian).
 pub fn seed(number: i64, choice: u32) -> [u8; 32] {
@@ -117,6 +121,12 @@ impl Options {
         })
     }
 
+    /// Most tokens of a choice whose logprobs come in one piece with those of all others; none where they do not.
+    fn scored_at_once(&self) -> Option<u32> {
+        let top = self.logprobs.filter(|_| !self.stream)?;
+        Some((MAX_SCORED / self.choices as usize / (top + 1)) as u32)
+    }
+
     /// What to compute for this prompt: its output fits the context.
     pub fn job(&self, prompt: Vec<u32>, prompt_field: &str, context: u32) -> Result<Job> {
         let tokens = prompt.len();
@@ -128,14 +138,19 @@ impl Options {
             let message = format!("{prompt_field} has {tokens} tokens, the context is {context}");
             return Err(ApiError::context(prompt_field, format!("{message} with the answer")));
         }
-        let max_output =
-            self.max_output.unwrap_or_else(|| self.default_output.map_or(room, |most| most.min(room)));
+        let most = self.scored_at_once().unwrap_or(room);
+        let default = self.default_output.unwrap_or(room).min(room).min(most);
+        let max_output = self.max_output.unwrap_or(default);
         if max_output > room {
             let field = self.limit_field;
             let message = format!(
                 "{field} is {max_output}, must be at most {room}: the context is {context} and {prompt_field} has {tokens} tokens"
             );
             return Err(ApiError::context(field, message));
+        }
+        if max_output > most {
+            let bound = format!("at most {most} with these logprobs and n, or stream");
+            return Err(ApiError::invalid(self.limit_field, max_output, bound));
         }
         let params = |choice| match self.seed {
             Some(number) => SamplingParams { seed: seed(number, choice), ..self.sampling },

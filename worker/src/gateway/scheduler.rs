@@ -111,6 +111,11 @@ impl Scheduler {
         self.shared.aborted.send_replace(true);
     }
 
+    /// Positions that there is memory for.
+    pub fn positions(&self) -> usize {
+        self.engine.positions()
+    }
+
     /// Whether the device failed, and the spare one computes.
     pub fn fell_over(&self) -> bool {
         self.engine.fell_over()

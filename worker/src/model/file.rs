@@ -299,7 +299,6 @@ impl<A: Kind> ModelFile<A> {
             } else {
                 matrix_digest(tensor)
             };
-            self.release(tensor.panels);
             same(slot, &found, expected)
         })
     }

@@ -658,3 +658,31 @@ async fn a_stop_lets_answers_end_and_then_ends_them() {
     server.serving.await.unwrap().unwrap();
     assert!(stopped.elapsed() < Duration::from_secs(5));
 }
+
+/// With memory for less than a context, an answer gets what there is, and what cannot be is refused by name.
+#[tokio::test]
+async fn less_memory_than_a_context() {
+    let options =
+        engine::Options { threads: 1, huge_pages: false, positions: Some(128), ..Default::default() };
+    let engine = Engine::new(SMALL.clone(), options).unwrap();
+    let server = Server::start(&SMALL, engine, Settings::default()).await;
+    let answer = server.ask(COMPLETIONS, &json!({ "model": "test", "prompt": [1, 2], "seed": 1 })).await;
+    assert!(answer["usage"]["total_tokens"].as_u64().unwrap() <= 128, "{answer}");
+    let (status, answer) =
+        server.post(COMPLETIONS, &json!({ "model": "test", "prompt": [1, 2], "max_tokens": 200 })).await;
+    assert_eq!((status.as_u16(), &answer["error"]["param"]), (400, &json!("max_tokens")), "{answer}");
+    let message = answer["error"]["message"].as_str().unwrap();
+    assert!(message.contains("at most 126") && message.contains("128"), "{message}");
+}
+
+/// Logprobs of a whole answer are in memory at once: so many, and no more.
+#[tokio::test]
+async fn logprobs_in_one_piece_are_bounded() {
+    let server = Server::slow(Settings::default()).await;
+    let mut body = chat(json!({ "n": 8, "logprobs": true, "top_logprobs": 20, "max_tokens": 1000 }));
+    let (status, answer) = server.post(CHAT, &body).await;
+    assert_eq!((status.as_u16(), &answer["error"]["param"]), (400, &json!("max_tokens")), "{answer}");
+    assert!(answer["error"]["message"].as_str().unwrap().contains("at most 780"), "{answer}");
+    body["stream"] = json!(true);
+    assert_eq!(server.send(CHAT, &body).await.unwrap().status(), StatusCode::OK);
+}

@@ -30,6 +30,8 @@ use crate::model::EncoderModel;
 /// Most texts of a request, and most tokens of all of them, as OpenAI has it.
 const MAX_TEXTS: usize = 2048;
 const MAX_TOKENS: usize = 300_000;
+/// Elements of all vectors of an answer.
+const MAX_NUMBERS: usize = 1 << 20;
 const INPUT_BOUND: &str = "a string, a list of token ids, or a list of one of these";
 
 /// An encoder that is served.
@@ -104,6 +106,12 @@ async fn create(State(served): State<Arc<Embeddings>>, request: Request) -> Resu
     fields.ignore(&["user"]);
     fields.finish()?;
 
+    let numbers = inputs.len() * arch.width as usize;
+    if numbers > MAX_NUMBERS {
+        let most = MAX_NUMBERS / arch.width as usize;
+        let bound = format!("at most {most} texts at once: vectors have {width} elements");
+        return Err(ApiError::invalid("input", format!("of {} texts", inputs.len()), bound));
+    }
     let place = served.queue.reserve()?;
     let model = served.model.clone();
     let texts = tokio::task::spawn_blocking(move || encode(&model, inputs))
@@ -113,11 +121,12 @@ async fn create(State(served): State<Arc<Embeddings>>, request: Request) -> Resu
     let vectors = timeout_at(deadline, place.embed(texts))
         .await
         .map_err(|_| ApiError::timeout(served.timeout.as_secs_f64()))??;
-    // Up to a million numbers are written: not by the threads that serve everybody.
+    // Many numbers are written: not by the threads that serve everybody.
     let id = served.listed.id.clone();
     let body = tokio::task::spawn_blocking(move || body(&vectors, encoding, &id, tokens))
         .await
         .map_err(|_| ApiError::internal("the answer could not be written"))??;
+    drop(place);
     Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
 }
 

@@ -48,7 +48,7 @@ struct Job {
 /// A place in the queue; free again when dropped.
 pub struct Place<'q> {
     queue: &'q Queue,
-    permit: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Queue {
@@ -74,7 +74,7 @@ impl Queue {
             return Err(ApiError::stopping());
         }
         match self.places.clone().try_acquire_owned() {
-            Ok(permit) => Ok(Place { queue: self, permit }),
+            Ok(permit) => Ok(Place { queue: self, _permit: permit }),
             Err(_) => Err(ApiError::full(self.most, self.counters.retry_after())),
         }
     }
@@ -124,20 +124,19 @@ impl Counters {
 }
 
 impl Place<'_> {
-    /// The vectors of the texts. Dropping the future cancels what is not computed yet.
-    pub async fn embed(self, texts: Vec<Vec<u32>>) -> Result<Vec<Embedding>> {
+    /// The vectors of the texts. Dropping the future cancels what is not computed yet; the place is taken until it is
+    /// dropped, since the vectors take memory.
+    pub async fn embed(&self, texts: Vec<Vec<u32>>) -> Result<Vec<Embedding>> {
         let (reply, vectors) = oneshot::channel();
         let job = Job { vectors: Vec::with_capacity(texts.len()), texts, taken: 0, reply };
         let mut aborted = self.queue.aborted.subscribe();
         let gone = || ApiError::internal("the encoder's thread is gone");
         self.queue.jobs.send(job).map_err(|_| gone())?;
-        let result = tokio::select! {
+        tokio::select! {
             biased;
             vectors = vectors => vectors.map_err(|_| gone())?.map_err(ApiError::internal),
             _ = aborted.wait_for(|aborted| *aborted) => Err(ApiError::stopping()),
-        };
-        drop(self.permit);
-        result
+        }
     }
 }
 
