@@ -13,11 +13,10 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, Context, Result};
 use deepnode_worker::canon::commit::{token_digest, trace_leaf, trace_root};
 use deepnode_worker::canon::random::RandomDecoder;
-use deepnode_worker::canon::{Architecture, Decoder, Device, DeviceError, Run, SamplingParams, PAGE};
+use deepnode_worker::canon::{Architecture, Decoder, Device, Run, SamplingParams, PAGE};
 use deepnode_worker::cpu::{Cpu, Isa};
 use deepnode_worker::cuda::{cards, Card, Cuda, Driver, Room};
 use deepnode_worker::model::synthetic::small;
-use half::f16;
 
 /// Sequences that are generated together.
 struct Case {
@@ -102,9 +101,6 @@ fn params(i: usize) -> SamplingParams {
     }
 }
 
-/// Next tokens of rows of `x_final`.
-type Sample<'a> = dyn Fn(&[f16], &[(SamplingParams, u32)]) -> Result<Vec<u32>, DeviceError> + 'a;
-
 struct Outcome {
     /// Over tokens and traces of all sequences.
     digest: String,
@@ -114,7 +110,7 @@ struct Outcome {
 }
 
 /// Generates all sequences of a case together.
-fn generate(device: &dyn Device, sample: &Sample<'_>, case: &Case) -> Result<Outcome> {
+fn generate(device: &dyn Device, case: &Case) -> Result<Outcome> {
     let (width, vocab) = (case.arch.width as usize, case.arch.vocab);
     let mut tokens: Vec<Vec<u32>> = (0..)
         .zip(&case.prompts)
@@ -144,7 +140,7 @@ fn generate(device: &dyn Device, sample: &Sample<'_>, case: &Case) -> Result<Out
             x.extend_from_slice(&forward.x_final[(row - 1) * width..row * width]);
         }
         let choices: Vec<_> = (0..tokens.len()).map(|i| (params(i), step)).collect();
-        let drawn = sample(&x, &choices)?;
+        let drawn = device.sample(&x, &choices)?;
         match step {
             0 => prefill = start.elapsed(),
             1 => {}
@@ -171,19 +167,13 @@ fn pages(case: &Case) -> usize {
 fn on_cpu(case: &Case, model: Arc<RandomDecoder>) -> Result<Outcome> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let cpu = Cpu::new(model, Isa::detect(), threads, pages(case))?;
-    let sample = |x: &[f16], choices: &[(SamplingParams, u32)]| {
-        let vocab = case.arch.vocab as usize;
-        let mut logits = vec![0.0; choices.len() * vocab];
-        cpu.logits(x, &mut logits)?;
-        Ok(choices.iter().zip(logits.chunks(vocab)).map(|((p, step), row)| p.sample(row, *step)).collect())
-    };
-    generate(&cpu, &sample, case)
+    generate(&cpu, case)
 }
 
 fn on_card(case: &Case, model: &RandomDecoder, card: &Card, overlap: bool) -> Result<Outcome> {
     let driver = Driver::open(card, overlap)?;
     let device = Cuda::new(driver, model, Room { pages: Some(pages(case)), ..Room::default() })?;
-    generate(&device, &|x, choices| device.sample(x, choices), case)
+    generate(&device, case)
 }
 
 /// Bytes of weights that a step reads.

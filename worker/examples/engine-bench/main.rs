@@ -110,7 +110,7 @@ struct Settings {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
     /// Instruction sets: portable, avx2, avx512, neon; by default all that this processor has but portable.
-    #[arg(long, value_parser = isa)]
+    #[arg(long)]
     isa: Vec<Isa>,
     /// Numbers of threads; 1 and 2 by default.
     #[arg(long)]
@@ -121,12 +121,6 @@ struct Settings {
     /// Open this model, say two tokens and end: what the case `startup` measures.
     #[arg(long, value_name = "MODEL")]
     startup: Option<PathBuf>,
-}
-
-fn isa(text: &str) -> Result<Isa, String> {
-    let known = Isa::available();
-    let found = known.iter().find(|isa| format!("{isa:?}").to_lowercase() == text);
-    found.copied().ok_or_else(|| format!("must be one of {known:?}, in lower case"))
 }
 
 impl Settings {

@@ -81,13 +81,11 @@ impl FromStr for Which {
         if text == "reference" {
             return Ok(Self::Reference);
         }
-        if let Some(isa) = Isa::available().into_iter().find(|isa| format!("{isa:?}").to_lowercase() == text)
-        {
+        if let Ok(isa) = text.parse() {
             return Ok(Self::Isa(isa));
         }
         text.parse().map(Self::Device).map_err(|_| {
-            let own: Vec<String> =
-                Isa::available().into_iter().map(|isa| format!("{isa:?}").to_lowercase()).collect();
+            let own: Vec<String> = Isa::available().iter().map(Isa::to_string).collect();
             format!(
                 "must be auto, cpu, cuda, cuda:NUMBER, reference, or of this processor {}",
                 own.join(", ")

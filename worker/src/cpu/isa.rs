@@ -1,5 +1,8 @@
 //! Instruction sets and which of them this processor has.
 
+use std::fmt;
+use std::str::FromStr;
+
 use super::kernels::{self, Kernels};
 
 /// An instruction set that has kernels.
@@ -13,6 +16,30 @@ pub enum Isa {
     Avx512,
     /// NEON, which every aarch64 has.
     Neon,
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Neon => "neon",
+        })
+    }
+}
+
+/// Of those that this processor has.
+impl FromStr for Isa {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = Self::available();
+        known.iter().copied().find(|isa| isa.to_string() == text).ok_or_else(|| {
+            let names: Vec<String> = known.iter().map(Self::to_string).collect();
+            format!("instruction set is {text:?}, must be one of this processor's: {}", names.join(", "))
+        })
+    }
 }
 
 impl Isa {

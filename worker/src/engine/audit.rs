@@ -85,20 +85,14 @@ impl Engine {
         questions: &[Question<'_>],
         cancel: &AtomicBool,
     ) -> Result<Vec<Result<Audit, EngineError>>, EngineError> {
-        let engine = self.current();
-        let failed = match engine.recompute(questions, cancel) {
-            Err(EngineError::Device(failed)) => failed,
+        self.with_fall_over(|engine| {
+            let answers = engine.recompute(questions, cancel)?;
             // One whose end had to be looked for after the pass.
-            Ok(answers) => match answers.iter().find_map(device_error) {
-                Some(failed) => failed,
-                None => return Ok(answers),
-            },
-            other => return other,
-        };
-        match engine.fall_over(&failed) {
-            Some(spare) => spare.recompute(questions, cancel),
-            None => Err(failed.into()),
-        }
+            match answers.iter().find_map(device_error) {
+                Some(failed) => Err(failed.into()),
+                None => Ok(answers),
+            }
+        })
     }
 
     #[allow(clippy::type_complexity)]

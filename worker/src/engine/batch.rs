@@ -130,12 +130,12 @@ impl<'e> Batch<'e> {
         let Job { prompt, params, max_output, stop, logprobs } = job;
         self.engine.check_request(&prompt, &params, max_output)?;
         let ending = Ending::new(&self.engine.arch().eos, max_output, &stop, self.pieces)?;
-        let wanted = (prompt.len() + max_output as usize).div_ceil(PAGE);
+        let most = prompt.len() + max_output as usize;
+        let wanted = most.div_ceil(PAGE);
         let total = self.engine.pages.lock().total();
         if wanted > total {
             return Err(EngineError::NoPages { wanted, total });
         }
-        let most = prompt.len() + max_output as usize;
         let output = Output::new(ending);
         self.waiting.push_back(Entry {
             id,

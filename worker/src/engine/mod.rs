@@ -147,8 +147,22 @@ impl Engine {
         matches!(self.instead.get(), Some(Some(_)))
     }
 
+    /// Does `work` with the engine that computes now, and once more with the spare one if the device fails in it.
+    pub(crate) fn with_fall_over<T>(
+        &self,
+        work: impl Fn(&Self) -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        match work(self.current()) {
+            Err(EngineError::Device(failed)) => match self.fall_over(&failed) {
+                Some(spare) => work(spare),
+                None => Err(failed.into()),
+            },
+            other => other,
+        }
+    }
+
     /// The spare engine, in place of this one whose device failed.
-    pub(crate) fn fall_over(&self, failed: &DeviceError) -> Option<&Self> {
+    fn fall_over(&self, failed: &DeviceError) -> Option<&Self> {
         let spare = self.spare.as_ref()?;
         let instead = self.instead.get_or_init(|| match spare() {
             Ok(engine) => {
