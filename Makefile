@@ -46,20 +46,20 @@ test-openai: programs ## OpenAI's own SDKs (Python, JavaScript) against `deepnod
 
 test-streams: programs ## 64 streams at once against `deepnode-worker serve` with the real model, for a minute, with figures
 	DEEPNODE_STREAMS_SECONDS=60 DEEPNODE_STREAMS_MODEL=$$(ls .models/*.dnm .models/*.gguf 2>/dev/null | head -n 1) \
-		$(CARGO) test -p deepnode-worker --test streams --locked -- --nocapture
+		$(CARGO) test --workspace --test streams --locked -- --nocapture
 
 fuzz-import: ## Ten million mutated GGUF files and as many safetensors, each read as for an import (half an hour)
-	DEEPNODE_FUZZ_INPUTS=10000000 $(CARGO) test -p deepnode-worker --test fuzz_import --locked -- --nocapture
+	DEEPNODE_FUZZ_INPUTS=10000000 $(CARGO) test --workspace --test fuzz_import --locked -- --nocapture
 
 test-chain-long: ## Fifty other random chains, each replayed in other processes, some minutes
-	for seed in $$(seq 1 50); do DEEPNODE_TEST_SEED=$$seed $(CARGO) test -q -p deepnode-app --test chain --locked \
+	for seed in $$(seq 1 50); do DEEPNODE_TEST_SEED=$$seed $(CARGO) test -q --workspace --test chain --locked \
 		determinism || { echo "DEEPNODE_TEST_SEED=$$seed"; exit 1; }; done
 
 accept-snapshots: ## Accept changed snapshots: a changed one breaks the chain, see CONTRIBUTING.md
-	INSTA_UPDATE=always $(CARGO) test -p deepnode-app --test chain --locked
+	INSTA_UPDATE=always $(CARGO) test --workspace --test chain --locked
 
 test-store-long: ## Kill -9 and power cuts against the database, some minutes
-	STORE_CRASH_ROUNDS=200 STORE_CRASH_POINTS=500 STORE_CRASH_SEED=$$$$ $(CARGO) test -p deepnode-store --test crash --locked
+	STORE_CRASH_ROUNDS=200 STORE_CRASH_POINTS=500 STORE_CRASH_SEED=$$$$ $(CARGO) test --workspace --test crash --locked
 
 ##### CUDA
 

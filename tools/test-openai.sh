@@ -57,8 +57,9 @@ PYTHONPATH=$python_sdk PYTHONDONTWRITEBYTECODE=1 python3 "$tests/test_sdk.py" "$
 cp "$tests/test_sdk.mjs" "$node_sdk/"
 node "$node_sdk/test_sdk.mjs" "$worker" "$model" "$encoder"
 
-# And against a gateway in front of a chain, with real workers.
+# And against a gateway in front of a chain, with real workers: --workspace, as all tests were compiled, or cargo compiles most
+# crates anew for the features of one package.
 cp "$tests/test_chain.mjs" "$node_sdk/"
 PYTHONPATH=$python_sdk PYTHONDONTWRITEBYTECODE=1 DEEPNODE_SDK_PYTHON="python3 $tests/test_chain.py" \
   DEEPNODE_SDK_NODE="node $node_sdk/test_chain.mjs" \
-  "${CARGO:-cargo}" test -q -p deepnode-testkit --test gateway --locked unmodified_sdks_buy_answers -- --ignored --nocapture
+  "${CARGO:-cargo}" test -q --workspace --test gateway --locked unmodified_sdks_buy_answers -- --ignored --nocapture

@@ -124,7 +124,8 @@ impl Client {
         Ok((info.account_number, info.sequence))
     }
 
-    /// Signs, sends and waits as the options say. A transaction that is refused or fails is an error.
+    /// Signs, sends and waits as the options say. A transaction that is refused or fails is an error; one that may be
+    /// included all the same says so ([`ClientError::may_be_included`]).
     pub async fn send(
         &self,
         signer: &SigningKey,
@@ -150,24 +151,25 @@ impl Client {
         }
     }
 
-    /// Polls until the transaction with this hash (hexadecimal) is in a block.
+    /// Polls until the transaction with this hash (hexadecimal), which was sent, is in a block. It stands whatever becomes
+    /// of the node meanwhile, so that no trouble with the node ends the wait before the limit.
     pub async fn wait(&self, hash: &str, limit: Duration) -> Result<TxResponse, ClientError> {
         let started = Instant::now();
         let mut client = TxClient::new(self.channel()).max_decoding_message_size(MAX_ANSWER_BYTES);
         loop {
-            match client.get_tx(GetTxRequest { hash: hash.into() }).await {
+            let trouble = match client.get_tx(GetTxRequest { hash: hash.into() }).await {
                 Ok(answer) => match answer.into_inner().tx_response {
                     Some(response) => return accepted(response),
-                    None => {
-                        return Err(ClientError::Input(format!("the node's answer about {hash} is empty")))
-                    }
+                    None => Some("the node's answer about it is empty".into()),
                 },
-                // The node may be restarting: the transaction stands whatever becomes of it.
-                Err(status) if matches!(status.code(), Code::NotFound | Code::Unavailable) => {}
-                Err(status) => return Err(ClientError::query("transaction")(status)),
-            }
+                Err(status) if status.code() == Code::NotFound => None,
+                Err(status) => Some(format!("{} ({})", status.message(), status.code())),
+            };
             if started.elapsed() >= limit {
-                return Err(ClientError::Timeout { hash: hash.into(), waited: limit });
+                return Err(match trouble {
+                    Some(reason) => ClientError::Sent { hash: hash.into(), reason },
+                    None => ClientError::Timeout { hash: hash.into(), waited: limit },
+                });
             }
             tokio::time::sleep(POLL.min(limit)).await;
         }
@@ -222,10 +224,14 @@ impl Client {
         let tx_bytes = tx.sign(signer, data);
         let hash = hex::encode_upper(deepnode_tx::hash(&tx_bytes));
         let request = BroadcastTxRequest { tx_bytes, mode: BroadcastMode::Sync.into() };
-        let answer = TxClient::new(self.channel())
-            .broadcast_tx(request)
-            .await
-            .map_err(ClientError::query("broadcast"))?;
+        let answer = TxClient::new(self.channel()).broadcast_tx(request).await;
+        let answer = answer.map_err(|status| match status.code() {
+            // The node did not understand it. Whatever else went wrong, the mempool may have it.
+            Code::InvalidArgument | Code::Unimplemented => ClientError::query("broadcast")(status),
+            code => {
+                ClientError::Sent { hash: hash.clone(), reason: format!("{} ({code})", status.message()) }
+            }
+        })?;
         let mut response = answer.into_inner().tx_response.unwrap_or_default();
         response.txhash = hash;
         if response.code == IN_MEMPOOL && response.codespace == deepnode_tx::error::CODESPACE {
@@ -258,6 +264,7 @@ fn accepted(response: TxResponse) -> Result<TxResponse, ClientError> {
         code: response.code,
         codespace: response.codespace,
         log: response.raw_log,
+        gas_wanted: response.gas_wanted,
     })
 }
 

@@ -26,15 +26,38 @@ pub enum ClientError {
     WrongChain { got: String, expected: String },
     #[error("account {address} does not exist on {chain_id}: it needs to receive coins first")]
     NoAccount { address: Address, chain_id: String },
-    /// Refused before a block, or failed in one (`height` above 0: the fee is paid).
+    /// Refused before a block, or failed in one (`height` above 0: the fee for `gas_wanted` is paid).
     #[error("transaction {hash} {}: {log} (code {code}, codespace {codespace})", if *height > 0 { format!("failed at height {height}") } else { "was refused".into() })]
-    Transaction { hash: String, height: i64, code: u32, codespace: String, log: String },
+    Transaction { hash: String, height: i64, code: u32, codespace: String, log: String, gas_wanted: i64 },
     #[error("transaction {hash} is in no block after {waited:?}; it may still be included")]
     Timeout { hash: String, waited: Duration },
+    /// It was given to a node, and after that something went wrong that says nothing about the transaction.
+    #[error(
+        "transaction {hash} was sent, and what became of it is not known: {reason}; it may still be included"
+    )]
+    Sent { hash: String, reason: String },
 }
 
 impl ClientError {
     pub(crate) fn query(what: &'static str) -> impl Fn(tonic::Status) -> Self {
         move |status| Self::Query { what, code: status.code(), message: status.message().into() }
+    }
+
+    /// Whether the node did not answer: it may be away for a while, and said nothing about what was asked.
+    pub fn is_away(&self) -> bool {
+        use tonic::Code;
+        match self {
+            Self::Unreachable { .. } => true,
+            // A request that took too long is cancelled here.
+            Self::Query { code, .. } => {
+                matches!(code, Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the transaction may be in a block all the same, now or later: to send it anew may pay twice.
+    pub fn may_be_included(&self) -> bool {
+        matches!(self, Self::Timeout { .. } | Self::Sent { .. })
     }
 }

@@ -18,7 +18,6 @@ use deepnode_proto::deepnode::workers::v1::QueryWorkerRequest;
 use deepnode_proto::{Any, AnyExt, Message};
 use deepnode_tx::SigningKey;
 use tokio::time::{sleep_until, timeout_at, Instant};
-use tonic::Code;
 
 use crate::serving::Serving;
 use crate::{Client, ClientError, Options};
@@ -27,7 +26,7 @@ use crate::{Client, ClientError, Options};
 const LOOK: Duration = Duration::from_millis(300);
 /// How long a worker that could not be reached is left alone.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long the node may be away, and how long an answer may stay out when its receipt is on the chain.
+/// How long the node may be away at a time, and how long an answer may stay out when its receipt is on the chain.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A model by id (hex) or name.
@@ -91,6 +90,17 @@ pub async fn submit(
     offer: &Offer,
     options: &Options,
 ) -> Result<Submitted, ClientError> {
+    let hash = broadcast(client, signer, offer, options).await?;
+    included(client, &hash, options.wait.unwrap_or_default()).await
+}
+
+/// Signs a task's transaction and gives it to the node; answers its hash, for [`included`].
+pub async fn broadcast(
+    client: &Client,
+    signer: &SigningKey,
+    offer: &Offer,
+    options: &Options,
+) -> Result<String, ClientError> {
     let message = MsgSubmitTask {
         creator: signer.address().to_string(),
         request: Some(offer.request.clone()),
@@ -99,8 +109,17 @@ pub async fn submit(
         max_price: Some(Coin { denom: "udn".into(), amount: offer.max_price.to_string() }),
         deadline: 0,
     };
-    let tx = client.send(signer, vec![Any::pack(&message)], options.clone()).await?;
-    Ok(Submitted { task: task_id(&tx.data)?, tx })
+    let options = Options { wait: None, ..options.clone() };
+    Ok(client.send(signer, vec![Any::pack(&message)], options).await?.txhash)
+}
+
+/// Waits until a task that was sent is in a block.
+pub async fn included(client: &Client, hash: &str, limit: Duration) -> Result<Submitted, ClientError> {
+    let tx = client.wait(hash, limit).await?;
+    match task_id(&tx.data) {
+        Ok(task) => Ok(Submitted { task, tx }),
+        Err(error) => Err(ClientError::Sent { hash: tx.txhash, reason: error.to_string() }),
+    }
 }
 
 /// Takes back a task that nobody accepted: all of its price returns.
@@ -245,17 +264,23 @@ impl Follower {
     /// Asks the chain where the task stands.
     async fn look(&mut self) -> Result<Option<Step>, ClientError> {
         self.look = Instant::now() + LOOK;
-        let task = match task(&self.client, self.id).await {
-            Err(ClientError::Query { code: Code::Unavailable, message, what }) => {
+        match self.ask().await {
+            Err(error) if error.is_away() => {
                 let since = *self.away.get_or_insert_with(Instant::now);
                 if since.elapsed() > PATIENCE {
-                    return Err(ClientError::Query { code: Code::Unavailable, message, what });
+                    return Err(error);
                 }
-                return Ok(None);
+                Ok(None)
             }
-            other => other?,
-        };
-        self.away = None;
+            answer => {
+                self.away = None;
+                answer
+            }
+        }
+    }
+
+    async fn ask(&mut self) -> Result<Option<Step>, ClientError> {
+        let task = task(&self.client, self.id).await?;
         match task.status() {
             TaskStatus::Refunded | TaskStatus::Cancelled => {
                 let status = task.status().as_str_name().trim_start_matches("TASK_STATUS_").to_lowercase();

@@ -33,6 +33,10 @@ struct State {
     blocks_to_wait: u32,
     /// Code of the transactions in the next block.
     outcome: u32,
+    /// The mempool takes a transaction, and then the connection breaks.
+    broken: bool,
+    /// What the node says instead of whether a transaction is in a block.
+    defect: Option<Status>,
 }
 
 #[derive(Clone)]
@@ -118,6 +122,9 @@ impl Txs for FakeNode {
             state.pending += u64::from(!tx.body.unordered);
             let hash = tx.hash.iter().map(|b| format!("{b:02X}")).collect();
             state.taken.push((hash, tx));
+            if state.broken {
+                return Err(Status::unavailable("broken pipe"));
+            }
         }
         Ok(Response::new(BroadcastTxResponse { tx_response: Some(response) }))
     }
@@ -125,6 +132,9 @@ impl Txs for FakeNode {
     async fn get_tx(&self, request: Request<GetTxRequest>) -> Result<Response<GetTxResponse>, Status> {
         let hash = request.into_inner().hash;
         let mut state = self.state.lock().unwrap();
+        if let Some(defect) = &state.defect {
+            return Err(defect.clone());
+        }
         if state.blocks_to_wait > 0 || !state.taken.iter().any(|(taken, _)| *taken == hash) {
             state.blocks_to_wait = state.blocks_to_wait.saturating_sub(1);
             return Err(Status::not_found(format!("tx not found: {hash}")));
@@ -136,6 +146,7 @@ impl Txs for FakeNode {
             code: state.outcome,
             codespace: "bank".into(),
             raw_log: "spendable balance is smaller".into(),
+            gas_wanted: 70_000,
             ..Default::default()
         };
         Ok(Response::new(GetTxResponse { tx: None, tx_response: Some(response) }))
@@ -235,7 +246,11 @@ async fn failures_say_what_happened() {
 
     state.lock().unwrap().blocks_to_wait = 0;
     let error = client.send(&key(), message(), short).await.unwrap_err();
-    assert!(matches!(&error, ClientError::Transaction { code: 5, height: 8, .. }), "{error}");
+    assert!(
+        matches!(&error, ClientError::Transaction { code: 5, height: 8, gas_wanted: 70_000, .. }),
+        "{error}"
+    );
+    assert!(!error.may_be_included());
     assert!(error
         .to_string()
         .contains("failed at height 8: spendable balance is smaller (code 5, codespace bank)"));
@@ -248,6 +263,38 @@ async fn failures_say_what_happened() {
     );
     let error = client.expect_chain("mainnet").unwrap_err().to_string();
     assert_eq!(error, format!("the node is of chain {CHAIN:?}, expected \"mainnet\""));
+}
+
+#[tokio::test]
+async fn what_was_sent_may_be_included_whatever_fails_then() {
+    let (client, state) = start(State { committed: 3, pending: 3, broken: true, ..Default::default() }).await;
+    let error = client.send(&key(), message(), options()).await.unwrap_err();
+    assert!(error.may_be_included(), "{error}");
+    let hash = state.lock().unwrap().taken[0].0.clone();
+    assert!(error.to_string().starts_with(&format!("transaction {hash} was sent")), "{error}");
+    assert!(error.to_string().contains("broken pipe"), "{error}");
+
+    // The mempool has it, so the next one follows it.
+    let defect = Some(Status::internal("the index is damaged"));
+    state.lock().unwrap().broken = false;
+    state.lock().unwrap().defect = defect;
+    let short = Options { wait: Some(Duration::from_millis(50)), ..options() };
+    let error = client.send(&key(), message(), short).await.unwrap_err();
+    assert!(error.may_be_included() && error.to_string().contains("the index is damaged"), "{error}");
+    assert_eq!(state.lock().unwrap().taken.len(), 2);
+
+    // Trouble that ends in time is none.
+    let (patient, mended) = (client.clone(), state.clone());
+    let sending = tokio::spawn(async move { patient.send(&key(), message(), options()).await });
+    while state.lock().unwrap().taken.len() < 3 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    mended.lock().unwrap().defect = None;
+    assert_eq!(sending.await.unwrap().unwrap().height, 8);
+
+    // Nothing was sent.
+    let stranger = SigningKey::new(&[6; 32]).unwrap();
+    assert!(!client.send(&stranger, message(), options()).await.unwrap_err().may_be_included());
 }
 
 #[tokio::test]

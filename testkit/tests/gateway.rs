@@ -5,10 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deepnode_client::Client;
+use deepnode_proto::cosmos::bank::v1beta1::MsgSend;
+use deepnode_proto::cosmos::base::v1beta1::Coin;
 use deepnode_proto::deepnode::tasks::v1::{QueryTasksRequest, QueryTasksResponse, Task, TaskStatus};
+use deepnode_proto::{Any, AnyExt};
 use deepnode_testkit::network::{engine_options, Blocks, Network, Node, Setup};
 use deepnode_tx::SigningKey;
 use deepnode_worker::canon::{Digest, SamplingParams};
+use deepnode_worker::chain::Order;
 use deepnode_worker::engine::{Engine, EngineError, Finish, Generation};
 use deepnode_worker::gateway::{ApiKeys, Gateway, Ledger, Settings, Terms};
 use deepnode_worker::model::Model;
@@ -17,15 +21,20 @@ use reqwest::{Response, StatusCode};
 use serde_json::{json, Value};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
 const CHAT: &str = "/v1/chat/completions";
 /// udn that everything here may cost together.
 const BUDGET: u64 = 1_000_000_000;
+/// Longer than a block takes, and short enough to be waited for.
+const INCLUSION: Duration = Duration::from_secs(2);
 
 struct Door {
     base: String,
     client: reqwest::Client,
-    _stop: watch::Sender<bool>,
+    gateway: Arc<Gateway>,
+    stop: watch::Sender<bool>,
+    served: JoinHandle<std::io::Result<()>>,
     _node: Option<Node>,
 }
 
@@ -34,11 +43,13 @@ impl Door {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = watch::channel(false);
-        tokio::spawn(gateway.serve(listener, stopped));
+        let served = tokio::spawn(gateway.clone().serve(listener, stopped));
         Self {
             base,
             client: reqwest::Client::builder().no_proxy().build().unwrap(),
-            _stop: stop,
+            gateway,
+            stop,
+            served,
             _node: node,
         }
     }
@@ -51,6 +62,7 @@ impl Door {
             signer: payer.clone(),
             gas_price: "0.001udn".parse().ok(),
             default_output: 16,
+            inclusion: INCLUSION,
         };
         let ledger = network.folder("gateway").join(format!("{}.journal", payer.address()));
         let ledger = Ledger::open(&ledger, BUDGET, None).unwrap();
@@ -74,9 +86,9 @@ impl Door {
         self.send_as("none", body).await
     }
 
+    /// Of the gateway, also when it serves no more.
     async fn metric(&self, name: &str) -> f64 {
-        let text =
-            self.client.get(format!("{}/metrics", self.base)).send().await.unwrap().text().await.unwrap();
+        let text = self.gateway.metrics();
         let line = text.lines().find_map(|l| l.strip_prefix(&format!("deepnode_worker_gateway_{name} ")));
         line.unwrap_or_else(|| panic!("{name} in {text}")).parse().unwrap()
     }
@@ -226,7 +238,7 @@ async fn a_request_is_refused_before_it_costs() {
             request.header("authorization", format!("Bearer {rich}")).body(body).send().await
         })
     };
-    network.until("one waits", || async { (door_queued(&door.base).await == 1).then_some(()) }).await;
+    network.until("one waits", || async { (door.metric("queued").await == 1.0).then_some(()) }).await;
     let third = door.send_as(rich, &body).await;
     assert_eq!(third.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(json_of(third).await["error"]["code"], "rate_limit_exceeded");
@@ -320,6 +332,138 @@ async fn what_a_conviction_returns_is_there_again() {
     assert_eq!(door.metric("spent_udn_total").await - price as f64, spent as f64);
 }
 
+/// What is whole when the time is over is told and was paid; the others say what happened to them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whole_choices_outlive_the_deadline() {
+    let changes = json!({ "tasks": { "params": { "min_deadline": "20000" } } });
+    let (network, _blocks) = network(Setup { changes, audit_chance_ppm: 0, ..Setup::default() });
+    let _worker = network.work(0, 0, Strange { engines: network.engines(), then: Then::HangOnEven }).await;
+    let settings = Settings { timeout: Duration::from_secs(5), ..Settings::default() };
+    let door = Door::to(&network, &network.users()[0], settings).await;
+    let request = chat(json!({ "temperature": 0.9, "seed": 5, "max_tokens": 12, "n": 2 }));
+
+    let response = door.send(&request).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let row = |name: &str| header(&response, name).split(", ").map(String::from).collect::<Vec<_>>();
+    let tasks: Vec<u64> = row("x-deepnode-task").iter().map(|id| id.parse().unwrap()).collect();
+    let hung = tasks.iter().position(|id| id % 2 == 0).unwrap();
+    for name in ["x-deepnode-worker", "x-deepnode-price-udn", "x-deepnode-receipt"] {
+        let row = row(name);
+        assert_eq!(row.len(), 2, "{name}");
+        assert!(row[hung] == "-" && row[1 - hung] != "-", "{name}: {row:?}");
+    }
+    let whole = json_of(response).await;
+    let (lost, told) = (&whole["choices"][hung], &whole["choices"][1 - hung]);
+    assert_eq!(lost["finish_reason"], "error", "{whole}");
+    assert_eq!(lost["error"]["code"], "timeout");
+    assert_ne!(told["finish_reason"], "error");
+    assert!(!told["message"]["content"].as_str().unwrap().is_empty());
+    assert!(told["deepnode"]["receipt_digest"].is_string() && lost["deepnode"]["receipt_digest"].is_null());
+
+    // A stream says the same in its chunks, and ends as one that was answered.
+    let mut streamed = request.clone();
+    streamed["stream"] = json!(true);
+    let text = door.send(&streamed).await.text().await.unwrap();
+    assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+    let ends: Vec<Value> =
+        events(&text).into_iter().filter(|e| !e["choices"][0]["finish_reason"].is_null()).collect();
+    let lost = ends.iter().find(|e| e["choices"][0]["finish_reason"] == "error").unwrap();
+    assert_eq!(lost["choices"][0]["error"]["code"], "timeout");
+    assert_eq!(ends.len(), 2);
+    assert!(ends.iter().any(|e| e["deepnode"]["receipt_digest"].is_string()));
+}
+
+/// A transaction that no block takes in time may still cost: what it locks stays locked, and nobody is told to try again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_be_included_stays_set_aside() {
+    let network = Network::start(Setup::default());
+    let payer = &network.users()[0];
+    let door = Door::to(&network, payer, Settings::default()).await;
+    let response = door.send(&chat(json!({ "n": 2 }))).await;
+    assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(header(&response, "x-should-retry"), "false");
+    let error = json_of(response).await;
+    assert_eq!(error["error"]["code"], "chain_timeout");
+    assert!(error["error"]["message"].as_str().unwrap().contains("may still be included"), "{error}");
+    let left = door.metric("budget_left_udn").await;
+    network.block();
+    let tasks = tasks_of(&network, payer);
+    let locked: u64 = tasks.iter().map(|task| task.escrow.parse::<u64>().unwrap()).sum();
+    // Fees are set aside too, of a million gas for each of a task's two transactions.
+    assert_eq!((tasks.len(), left), (2, (BUDGET - locked - 2 * 2 * 1_000) as f64));
+}
+
+/// The account is emptied in the same block, before the task: it fails there, and its fee alone is spent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_fails_in_its_block_costs_its_fee() {
+    let network = Network::start(Setup::default());
+    let (payer, other) = (network.users()[0].clone(), network.users()[1].address().to_string());
+    let door = Door::to(&network, &payer, Settings::default()).await;
+    let left = network.balance(&payer.address(), 0) - 20_000;
+    let all = MsgSend {
+        from_address: payer.address().to_string(),
+        to_address: other,
+        amount: vec![Coin { denom: "udn".into(), amount: left.to_string() }],
+    };
+    let (sender, key) = (network.clone(), payer.clone());
+    let emptied =
+        tokio::spawn(async move { sender.send(&key, vec![Any::pack(&all)], Order::Sequence).await });
+    network.until("the transfer waits", || async { (network.waiting() == 1).then_some(()) }).await;
+    let (client, base) = (door.client.clone(), door.base.clone());
+    let asking = tokio::spawn(async move {
+        let request = client.post(format!("{base}{CHAT}")).header("content-type", "application/json");
+        request.body(chat(json!({ "max_tokens": 100 })).to_string()).send().await.unwrap()
+    });
+    network.until("the task waits for its block", || async { (network.waiting() == 2).then_some(()) }).await;
+    network.block();
+    emptied.await.unwrap().unwrap();
+    let response = asking.await.unwrap();
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(json_of(response).await["error"]["code"], "insufficient_funds");
+    let fee = 20_000 - network.balance(&payer.address(), 0);
+    assert!(fee > 0);
+    assert_eq!(door.metric("spent_udn_total").await, fee as f64);
+    assert_eq!(door.metric("budget_left_udn").await, (u128::from(BUDGET) - fee) as f64);
+    assert!(tasks_of(&network, &payer).is_empty());
+}
+
+/// At the end of the drain what is under way is told so, tasks that nobody accepted are taken back, and the budget knows
+/// what all of it cost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stops_knows_what_was_spent() {
+    let (network, _blocks) = network(Setup::default());
+    let payer = &network.users()[0];
+    let before = network.balance(&payer.address(), 0);
+    let settings = Settings { parallel: 1, queue: 1, drain: Duration::ZERO, ..Settings::default() };
+    let door = Door::to(&network, payer, settings).await;
+    let body = chat(json!({ "stream": true }));
+    let first = door.send(&body).await;
+    assert_eq!(first.status(), StatusCode::OK);
+    let id: u64 = header(&first, "x-deepnode-task").parse().unwrap();
+    let second = async {
+        let stopping = async {
+            network.until("one waits", || async { (door.metric("queued").await == 1.0).then_some(()) }).await;
+            door.stop.send_replace(true);
+        };
+        tokio::join!(door.send(&body), stopping).0
+    };
+    let second = second.await;
+    assert_eq!(second.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(json_of(second).await["error"]["code"], "stopping");
+    let text = first.text().await.unwrap();
+    assert!(text.contains("stopping") && !text.contains("[DONE]"), "{text}");
+    let Door { served, gateway, .. } = door;
+    served.await.unwrap().unwrap();
+    assert_eq!(network.task(id).status(), TaskStatus::Cancelled);
+    let spent = before - network.balance(&payer.address(), 0);
+    let left = u128::from(BUDGET) - spent;
+    assert!(
+        gateway.metrics().contains(&format!("budget_left_udn {left}\n")),
+        "{left}: {}",
+        gateway.metrics()
+    );
+}
+
 /// OpenAI's own SDKs, which tools/test-openai.sh has fetched, against a gateway in front of a chain.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "make test-openai runs it"]
@@ -340,15 +484,6 @@ async fn unmodified_sdks_buy_answers() {
     network.invariants();
 }
 
-/// The gauge, asked with a key.
-async fn door_queued(base: &str) -> u64 {
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let request = client.get(format!("{base}/metrics")).header("authorization", "Bearer sk-of-a-rich-one");
-    let text = request.send().await.unwrap().text().await.unwrap();
-    let line = text.lines().find_map(|l| l.strip_prefix("deepnode_worker_gateway_queued "));
-    line.unwrap().parse().unwrap()
-}
-
 /// Does with an answer as `then` says, after as many of its first tokens.
 struct Strange {
     engines: Engines,
@@ -362,6 +497,8 @@ enum Then {
     Lie,
     /// Says this text whatever is asked.
     Say(&'static str),
+    /// Never answers a task with an even number.
+    HangOnEven,
 }
 
 impl Executor for Strange {
@@ -395,6 +532,12 @@ impl Executor for Strange {
             }
             Then::Lie => on_token((token + 1) % 256),
             Then::Say(_) => {}
+            Then::HangOnEven => {
+                while task.id.is_multiple_of(2) && !cancel.load(Ordering::Relaxed) {
+                    std::thread::park_timeout(Duration::from_millis(20));
+                }
+                on_token(token);
+            }
         };
         let mut generation = self.engines.generate(task, prompt, params, &mut strange, cancel)?;
         if let Then::Say(text) = self.then {

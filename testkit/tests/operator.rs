@@ -112,6 +112,7 @@ async fn the_dashboard_shows_what_there_is() {
         signer: network.users()[0].clone(),
         gas_price: None,
         default_output: 16,
+        inclusion: Duration::from_secs(60),
     };
     let ledger = Ledger::open(&network.folder("gateway").join("gateway.journal"), 1, None).unwrap();
     let gateway =

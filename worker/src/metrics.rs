@@ -23,7 +23,12 @@ pub struct Metrics {
     pub busy_millis: AtomicU64,
     pub running: AtomicU64,
     pub queued: AtomicU64,
+    /// 1 since a spare device computes.
+    pub device_failed: AtomicU64,
 }
+
+/// Help of the gauge that says so.
+pub(crate) const DEVICE_FAILED: &str = "Whether the spare device computes, since the first one failed.";
 
 impl Metrics {
     pub fn add(counter: &AtomicU64, n: u64) {
@@ -60,6 +65,7 @@ impl Metrics {
         );
         put("running", "gauge", "Tasks that generate now.", &[("", of(&self.running))]);
         put("queued", "gauge", "Tasks that wait for their turn.", &[("", of(&self.queued))]);
+        put("device_failed", "gauge", DEVICE_FAILED, &[("", of(&self.device_failed))]);
         text.0
     }
 }

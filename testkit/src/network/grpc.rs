@@ -106,8 +106,8 @@ fn response(txhash: String, outcome: Outcome) -> TxResponse {
             gas_used: result.gas_used,
             ..Default::default()
         },
-        Err(ClientError::Transaction { height, code, codespace, log, .. }) => {
-            TxResponse { txhash, height, code, codespace, raw_log: log, ..Default::default() }
+        Err(ClientError::Transaction { height, code, codespace, log, gas_wanted, .. }) => {
+            TxResponse { txhash, height, code, codespace, raw_log: log, gas_wanted, ..Default::default() }
         }
         Err(other) => TxResponse { txhash, code: 1, raw_log: other.to_string(), ..Default::default() },
     }

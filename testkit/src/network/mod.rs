@@ -164,6 +164,11 @@ impl Network {
         self.0.app.invariants().expect("invariants hold");
     }
 
+    /// Transactions in the mempool.
+    pub fn waiting(&self) -> usize {
+        self.0.mempool.lock().waiting.len()
+    }
+
     /// Makes blocks at this pace until the answer is dropped.
     pub fn blocks(&self, pace: Duration) -> Blocks {
         let stop = Arc::new(AtomicBool::new(false));
@@ -218,7 +223,7 @@ impl Network {
                 0 => mempool.waiting.push((tx, sender)),
                 code => {
                     mempool.sequences.clear();
-                    let _ = sender.send(Err(refused(&tx, 0, code, check.codespace, check.log)));
+                    let _ = sender.send(Err(refused(&tx, 0, code, check.codespace, check.log, 0)));
                 }
             }
         }
@@ -287,7 +292,7 @@ impl Network {
     fn check(&self, mempool: &mut Mempool, tx: Bytes) -> Result<oneshot::Receiver<Outcome>, ClientError> {
         let check = self.0.app.check_tx(&tx, false).expect("CheckTx");
         if check.code != 0 {
-            return Err(refused(&tx, 0, check.code, check.codespace, check.log));
+            return Err(refused(&tx, 0, check.code, check.codespace, check.log, 0));
         }
         let (sender, receiver) = oneshot::channel();
         mempool.waiting.push((tx, sender));
@@ -364,12 +369,20 @@ fn query_error(what: &'static str, status: Status) -> ClientError {
 fn included(height: u64, result: ExecTxResult) -> Outcome {
     match result.code {
         0 => Ok((height, result)),
-        code => Err(refused(&[], height as i64, code, result.codespace, result.log)),
+        code => Err(refused(&[], height as i64, code, result.codespace, result.log, result.gas_wanted)),
     }
 }
 
-fn refused(tx: &[u8], height: i64, code: u32, codespace: String, log: String) -> ClientError {
-    ClientError::Transaction { hash: hex::encode_upper(deepnode_tx::hash(tx)), height, code, codespace, log }
+fn refused(
+    tx: &[u8],
+    height: i64,
+    code: u32,
+    codespace: String,
+    log: String,
+    gas_wanted: i64,
+) -> ClientError {
+    let hash = hex::encode_upper(deepnode_tx::hash(tx));
+    ClientError::Transaction { hash, height, code, codespace, log, gas_wanted }
 }
 
 /// Blocks are made while this lives.

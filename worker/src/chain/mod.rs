@@ -50,8 +50,8 @@ pub trait Chain: Send + Sync + 'static {
     async fn audit(&self, id: u64) -> Result<Option<Audit>>;
     /// Blocks after finality for which blobs are to be kept.
     async fn retention(&self) -> Result<u64>;
-    /// Signs and sends one message, and waits for its block. An error of a transaction that may still be included is
-    /// [`ClientError::Timeout`].
+    /// Signs and sends one message, and waits for its block. An error says whether the transaction may still be
+    /// included ([`ClientError::may_be_included`]).
     async fn send(&self, message: Any, order: Order) -> Result<()>;
 }
 

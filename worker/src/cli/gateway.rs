@@ -1,6 +1,7 @@
 //! `gateway`
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{bail, Context};
 use clap::Args;
@@ -10,6 +11,9 @@ use super::local::{short_name, ModelArg};
 use super::serve::Listening;
 use super::{block_on, daemon, Global};
 use crate::gateway::{Gateway as Server, Ledger, Terms};
+
+/// How long a task's transaction may wait for its block.
+const INCLUSION: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Args)]
 pub(super) struct Gateway {
@@ -46,8 +50,13 @@ impl Gateway {
             if let Err(error) = client.account(account).await {
                 bail!("the account that pays: {error}");
             }
-            let terms =
-                Terms { client, signer, gas_price: config.gas_price()?, default_output: self.default_output };
+            let terms = Terms {
+                client,
+                signer,
+                gas_price: config.gas_price()?,
+                default_output: self.default_output,
+                inclusion: INCLUSION,
+            };
             let name = self.listening.name.clone().or_else(|| short_name(model.name()));
             let id = hex::encode(model.id());
             let settings = self.listening.settings(name.clone(), keys);

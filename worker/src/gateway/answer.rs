@@ -69,20 +69,16 @@ impl Head {
     }
 
     /// Headers: the id, the seed that sampled the answer, with which it can be had again, and what a chain says.
-    pub fn headers(&self, proof: Vec<(&'static str, String)>, mut response: Response) -> Response {
-        let headers = response.headers_mut();
-        for (name, value) in proof {
-            if let Ok(value) = HeaderValue::from_str(&value) {
-                headers.insert(HeaderName::from_static(name), value);
-            }
-        }
-        if let Ok(id) = HeaderValue::from_str(&self.id) {
-            headers.insert(HeaderName::from_static("x-request-id"), id);
-        }
-        if let Some(seed) = self.seed {
-            headers.insert(HeaderName::from_static("x-deepnode-seed"), seed.into());
-        }
-        response
+    pub fn headers(&self, events: &Events) -> Vec<(HeaderName, HeaderValue)> {
+        let own = [
+            Some(("x-request-id", self.id.clone())),
+            self.seed.map(|seed| ("x-deepnode-seed", seed.to_string())),
+        ];
+        let all = events.headers().into_iter().chain(own.into_iter().flatten());
+        let header = |(name, value): (&'static str, String)| {
+            Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?))
+        };
+        all.filter_map(header).collect()
     }
 }
 
@@ -115,7 +111,8 @@ pub struct Answer {
     /// Parts that come next.
     ready: VecDeque<Part>,
     prompt_tokens: usize,
-    output_tokens: u32,
+    /// The gravest error of a choice.
+    error: Option<ApiError>,
     deadline: Instant,
 }
 
@@ -125,6 +122,7 @@ struct Choice {
     /// Where calls are looked for.
     calls: Option<Calls>,
     scores: Scores,
+    tokens: u32,
     end: End,
 }
 
@@ -139,7 +137,7 @@ impl Choice {
     fn new(offered: Option<&Offered>) -> Self {
         let text = offered.map_or_else(Text::default, |offered| Text::showing(offered.marks()));
         let (calls, scores) = (offered.cloned().map(Calls::new), Scores::default());
-        Self { text, calls, scores, end: End::Open }
+        Self { text, calls, scores, tokens: 0, end: End::Open }
     }
 
     /// What more text makes certain.
@@ -149,6 +147,15 @@ impl Choice {
             None => vec![Piece::Text(text)],
         }
     }
+
+    /// What is certain because nothing follows, and how many bytes that makes.
+    fn rest(&mut self) -> (Vec<Piece>, usize) {
+        let certain = self.text.certain(true);
+        let text = std::mem::take(&mut self.text).finish();
+        let mut pieces = self.pieces(text);
+        pieces.extend(self.calls.iter_mut().flat_map(Calls::finish));
+        (pieces, certain)
+    }
 }
 
 impl Answer {
@@ -156,8 +163,8 @@ impl Answer {
         self.choices.len() as u32
     }
 
-    /// The next part; none after the end of the last choice. An error is of all choices, or of the last one where all
-    /// failed.
+    /// The next part; none after the end of the last choice. An error is of all choices: where some are whole, the
+    /// others fail beside them.
     pub async fn next(&mut self) -> Result<Option<Part>> {
         loop {
             if let Some(part) = self.ready.pop_front() {
@@ -166,29 +173,34 @@ impl Answer {
             if self.choices.iter().all(|choice| choice.end != End::Open) {
                 return Ok(None);
             }
-            let (choice, event) = timeout_at(self.deadline, self.events.next())
-                .await
-                .map_err(|_| ApiError::timeout(self.gateway.settings.timeout.as_secs_f64()))?
-                .ok_or_else(|| ApiError::internal("the engine fell silent"))??;
-            match event {
-                Event::Token { token, logprobs } => self.token(choice, token, logprobs.as_ref()),
-                Event::Finished(Finish::Numeric) => {
-                    self.failed(choice, ApiError::numeric(self.output_tokens))?;
+            let told = match timeout_at(self.deadline, self.events.next()).await {
+                Ok(told) => told.unwrap_or_else(|| Err(ApiError::internal("the engine fell silent"))),
+                Err(_) => Err(ApiError::timeout(self.gateway.settings.timeout.as_secs_f64())),
+            };
+            match told {
+                Ok((choice, Event::Token { token, logprobs })) => {
+                    self.token(choice, token, logprobs.as_ref());
                 }
-                Event::Finished(finish) => self.finished(choice, finish),
-                Event::Failed(error) => self.failed(choice, error)?,
+                Ok((choice, Event::Finished(Finish::Numeric))) => {
+                    let tokens = self.choices[choice as usize].tokens;
+                    self.failed(choice, ApiError::numeric(tokens))?;
+                }
+                Ok((choice, Event::Finished(finish))) => self.finished(choice, finish),
+                Ok((choice, Event::Failed(error))) => self.failed(choice, error)?,
+                Err(error) => self.broken_off(&error)?,
             }
         }
     }
 
     fn token(&mut self, number: u32, token: u32, logprobs: Option<&Logprobs>) {
         let model = &self.gateway.model;
-        self.output_tokens += 1;
+        let choice = &mut self.choices[number as usize];
+        choice.tokens += 1;
         // An end token is no text, whatever its piece.
         if model.arch().eos.contains(&token) {
             return;
         }
-        let (tokenizer, choice) = (model.tokenizer(), &mut self.choices[number as usize]);
+        let tokenizer = model.tokenizer();
         if let Some(logprobs) = logprobs.filter(|_| choice.text.shows(tokenizer, token)) {
             choice.scores.push(tokenizer, choice.text.bytes(), token, logprobs);
         }
@@ -200,10 +212,7 @@ impl Answer {
 
     fn finished(&mut self, number: u32, finish: Finish) {
         let choice = &mut self.choices[number as usize];
-        let certain = choice.text.certain(true);
-        let text = std::mem::take(&mut choice.text).finish();
-        let mut pieces = choice.pieces(text);
-        pieces.extend(choice.calls.iter_mut().flat_map(Calls::finish));
+        let (pieces, certain) = choice.rest();
         let called = choice.calls.as_ref().is_some_and(|calls| calls.count() > 0);
         choice.end = End::Whole;
         self.tell(number, pieces, certain);
@@ -215,14 +224,31 @@ impl Answer {
         self.part(number, Step::End(reason), certain);
     }
 
-    /// A choice that failed is told beside the others; where nothing else is left, the request failed.
+    /// A choice that failed is told beside the others, with the text that it has; where all failed, the request did.
     fn failed(&mut self, number: u32, error: ApiError) -> Result<()> {
-        self.choices[number as usize].end = End::Failed;
+        let choice = &mut self.choices[number as usize];
+        choice.end = End::Failed;
+        let (pieces, certain) = choice.rest();
+        let gravest = match self.error.take() {
+            Some(before) => before.graver(error.clone()),
+            None => error.clone(),
+        };
         if self.choices.iter().all(|choice| choice.end == End::Failed) {
-            return Err(error);
+            return Err(gravest);
         }
-        let certain = self.choices[number as usize].text.certain(false);
+        self.error = Some(gravest);
+        self.tell(number, pieces, certain);
         self.part(number, Step::Failed(error), certain);
+        Ok(())
+    }
+
+    /// The choices without an end fail; those that have one stay.
+    fn broken_off(&mut self, error: &ApiError) -> Result<()> {
+        for number in 0..self.choices() {
+            if self.choices[number as usize].end == End::Open {
+                self.failed(number, error.clone())?;
+            }
+        }
         Ok(())
     }
 
@@ -248,14 +274,17 @@ impl Answer {
     }
 
     pub fn usage(&self) -> Value {
-        let (prompt, output) = (self.prompt_tokens, self.output_tokens as usize);
+        let output: usize = self.choices.iter().map(|choice| choice.tokens as usize).sum();
+        let prompt = self.prompt_tokens;
         json!({ "prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output })
     }
 
     /// All of it in one body.
     async fn whole(mut self, head: Head) -> Result<Response> {
         let mut wholes: Vec<Whole> = self.choices.iter().map(|_| Whole::default()).collect();
-        while let Some(Part { choice, scored, step }) = self.next().await? {
+        while let Some(Part { choice, scored, step }) =
+            self.next().await.map_err(|error| error.with(head.headers(&self.events)))?
+        {
             let whole = &mut wholes[choice as usize];
             if let Some(scored) = scored {
                 whole.scored.get_or_insert_default().extend(scored);
@@ -281,7 +310,9 @@ impl Answer {
         if let Some(extension) = self.extension(0).filter(|_| !several) {
             body["deepnode"] = extension;
         }
-        Ok(head.headers(self.events.headers(), Json(body).into_response()))
+        let mut response = Json(body).into_response();
+        response.headers_mut().extend(head.headers(&self.events));
+        Ok(response)
     }
 }
 
@@ -316,6 +347,18 @@ impl Whole {
         }
         choice
     }
+}
+
+/// Work on a request away from the threads that serve all of them, and no longer than it may take.
+pub async fn aside<T: Send + 'static>(
+    gateway: &Gateway,
+    deadline: Instant,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    timeout_at(deadline, tokio::task::spawn_blocking(work))
+        .await
+        .map_err(|_| ApiError::timeout(gateway.settings.timeout.as_secs_f64()))?
+        .map_err(|_| ApiError::internal("the prompt's reader crashed on this request"))?
 }
 
 /// When a request that arrives now must be answered.
@@ -353,7 +396,7 @@ impl Asked {
             scored: options.logprobs.is_some(),
             ready: VecDeque::new(),
             prompt_tokens,
-            output_tokens: 0,
+            error: None,
             deadline,
         };
         match options.stream {

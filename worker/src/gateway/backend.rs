@@ -11,7 +11,7 @@ use super::keys::Caller;
 use super::options::Options;
 use super::scheduler::{self, Job, Scheduler};
 use crate::engine::{self, Finish, Logprobs};
-use crate::metrics::Exposition;
+use crate::metrics::{Exposition, DEVICE_FAILED};
 
 /// What happens to one choice of a job.
 #[derive(Debug)]
@@ -79,14 +79,21 @@ impl Backend {
         }
     }
 
+    /// When nothing is under way any more: what is left to be written down.
+    pub async fn settle(&self) {
+        match self {
+            Self::Local(_) => {}
+            Self::Chain(tasks) => tasks.settle().await,
+        }
+    }
+
     /// Further metrics, in Prometheus' format.
     pub fn metrics(&self) -> String {
         match self {
             Self::Local(scheduler) => {
                 let mut text = Exposition::default();
-                let help = "Whether the spare device computes, since the first one failed.";
                 let fell_over = f64::from(u8::from(scheduler.fell_over()));
-                text.put("gateway_device_failed", "gauge", help, &[("", fell_over)]);
+                text.put("gateway_device_failed", "gauge", DEVICE_FAILED, &[("", fell_over)]);
                 text.0
             }
             Self::Chain(tasks) => tasks.metrics(),
@@ -142,7 +149,7 @@ impl Events {
     }
 
     pub fn headers(&self) -> Vec<(&'static str, String)> {
-        Proof::headers(self.proofs().iter().flatten())
+        Proof::headers(self.proofs())
     }
 
     /// The same as a member of an answer.

@@ -6,7 +6,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use serde_json::{json, Map, Value};
 
-use super::answer::{deadline, Asked, Shape};
+use super::answer::{aside, deadline, Asked, Shape};
 use super::calls::Offered;
 use super::errors::{shown, ApiError, Result};
 use super::fields::Fields;
@@ -38,9 +38,8 @@ pub async fn create(State(gateway): State<Arc<Gateway>>, request: Request) -> Re
     let place = gateway.backend.reserve(&caller)?;
     let model = gateway.model.clone();
     let offered = tools.as_ref().and_then(|tools| Offered::new(template, tools));
-    let prompt = tokio::task::spawn_blocking(move || encode(&model, &messages, tools.as_ref()))
-        .await
-        .map_err(|_| ApiError::internal("the chat template crashed on this request"))??;
+    let encode = move || encode(&model, &messages, tools.as_ref());
+    let prompt = aside(&gateway, deadline, encode).await?;
     let asked = Asked { shape: Shape::Chat, prompt, prompt_field: "messages", offered, options, deadline };
     asked.answer(gateway, place).await
 }

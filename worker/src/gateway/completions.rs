@@ -6,7 +6,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use serde_json::{json, Value};
 
-use super::answer::{deadline, Asked, Shape};
+use super::answer::{aside, deadline, Asked, Shape};
 use super::errors::{shown, ApiError, Result};
 use super::fields::Fields;
 use super::options::Options;
@@ -43,9 +43,7 @@ pub async fn create(State(gateway): State<Arc<Gateway>>, request: Request) -> Re
 
     let place = gateway.backend.reserve(&caller)?;
     let model = gateway.model.clone();
-    let prompt = tokio::task::spawn_blocking(move || prompt.encode(&model))
-        .await
-        .map_err(|_| ApiError::internal("the tokenizer crashed on this request"))??;
+    let prompt = aside(&gateway, deadline, move || prompt.encode(&model)).await?;
     let shape = Shape::Completion;
     Asked { shape, prompt, prompt_field: "prompt", offered: None, options, deadline }
         .answer(gateway, place)

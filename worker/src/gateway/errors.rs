@@ -9,7 +9,7 @@ use axum::Json;
 use serde_json::{json, Value};
 
 use super::scheduler::{Failure, Refused};
-use crate::engine::{self, EngineError};
+use crate::engine;
 use crate::model::ModelError;
 
 /// Greatest number of bytes of a user's value that an error repeats.
@@ -18,7 +18,7 @@ const SHOWN: usize = 100;
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// Why a request is not answered.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ApiError {
     status: StatusCode,
     message: String,
@@ -48,7 +48,7 @@ impl ApiError {
 
     /// The request as a whole cannot be read.
     pub fn unreadable(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, message)
+        Self::new(StatusCode::BAD_REQUEST, message).code("invalid_body")
     }
 
     /// A field outside its bound.
@@ -106,17 +106,17 @@ impl ApiError {
             "the Host header is {}, must be localhost or a loopback address where there are no API keys (--api-key-file)",
             shown(&json!(host))
         );
-        Self::new(StatusCode::FORBIDDEN, message)
+        Self::new(StatusCode::FORBIDDEN, message).code("foreign_host")
     }
 
     pub fn media_type(found: &str) -> Self {
         let message = format!("content-type is {}, must be application/json", shown(&json!(found)));
-        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message)
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message).code("unsupported_media_type")
     }
 
     pub fn too_large(limit: usize) -> Self {
         let message = format!("the body has more bytes than the greatest number, {limit}");
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, message).code("request_too_large")
     }
 
     /// No place for another request.
@@ -151,11 +151,14 @@ impl ApiError {
     }
 
     /// A transaction that may or may not be included: asking again may pay twice.
-    pub fn not_included(what: impl Display) -> Self {
-        tracing::warn!(%what, "not included in time");
-        Self::new(StatusCode::GATEWAY_TIMEOUT, format!("the task is in no block: {what}"))
-            .code("chain_timeout")
-            .final_word()
+    pub fn maybe_included(what: impl Display) -> Self {
+        tracing::warn!(%what, "a task that may be on the chain");
+        Self::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            format!("whether the task is on the chain is not known: {what}"),
+        )
+        .code("chain_timeout")
+        .final_word()
     }
 
     /// The chain refuses the task.
@@ -195,8 +198,29 @@ impl ApiError {
         self.header(SHOULD_RETRY, HeaderValue::from_static("false"))
     }
 
+    /// Of two errors of one request the one that its client has to know: what may have cost, then what is final.
+    pub fn graver(self, other: Self) -> Self {
+        match other.gravity() > self.gravity() {
+            true => other,
+            false => self,
+        }
+    }
+
+    fn gravity(&self) -> u8 {
+        match self.code {
+            Some("chain_timeout" | "answer_mismatch" | "timeout") => 2,
+            _ => self.headers.iter().any(|(name, _)| *name == SHOULD_RETRY).into(),
+        }
+    }
+
+    /// With further headers: what was bought, though it is no answer.
+    pub fn with(mut self, headers: impl IntoIterator<Item = (HeaderName, HeaderValue)>) -> Self {
+        self.headers.extend(headers);
+        self
+    }
+
     pub fn slow_body() -> Self {
-        Self::new(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive")
+        Self::new(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive").code("request_timeout")
     }
 
     pub fn timeout(seconds: f64) -> Self {
@@ -216,7 +240,7 @@ impl ApiError {
     /// A defect of this program.
     pub fn internal(what: impl Display) -> Self {
         tracing::error!(%what, "a request failed");
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, format!("internal error: {what}"))
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, format!("internal error: {what}")).code("internal_error")
     }
 
     /// The model's numbers overflow on this prompt: the same on every machine and at each attempt.
@@ -246,10 +270,6 @@ impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Stopping => Self::stopping(),
-            Failure::Runner(engine::Failure::Engine(EngineError::Io(error))) => {
-                tracing::error!(%error, "no room for a request");
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("no memory for this request: {error}"))
-            }
             Failure::Runner(engine::Failure::Engine(error)) => Self::internal(error),
             Failure::Runner(engine::Failure::Crashed) => Self::internal("the engine crashed on this request"),
         }
@@ -283,5 +303,7 @@ pub async fn unknown_method(method: Method, uri: Uri) -> ApiError {
     let post = uri.path().ends_with("/completions") || uri.path().ends_with("/embeddings");
     let allowed = if post { "POST" } else { "GET" };
     let message = format!("{method} is not a method of {}, which has {allowed}", uri.path());
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message).header(ALLOW, HeaderValue::from_static(allowed))
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message)
+        .code("method_not_allowed")
+        .header(ALLOW, HeaderValue::from_static(allowed))
 }

@@ -194,7 +194,8 @@ impl Gateway {
         door::routes(&door, open, guarded).with_state(self.clone())
     }
 
-    /// Serves until `stop` becomes true, and then until the requests under way are answered or the drain is over.
+    /// Serves until `stop` becomes true, and then until the requests under way are answered or the drain is over, and what
+    /// they cost is written down.
     pub async fn serve(
         self: Arc<Self>,
         listener: TcpListener,
@@ -208,7 +209,9 @@ impl Gateway {
             self.backend.abort();
             self.embeddings.iter().for_each(|embeddings| embeddings.abort());
         };
-        door::serve(listener, self.router(), &self.settings, stop, close, abort).await
+        door::serve(listener, self.router(), &self.settings, stop, close, abort).await?;
+        self.backend.settle().await;
+        Ok(())
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -19,7 +18,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 struct Chunks {
     /// None when all is said.
     answer: Option<Answer>,
-    head: Arc<Head>,
+    head: Head,
     include_usage: bool,
     /// What a chain says of the answer, for the next chunk.
     extension: Option<Value>,
@@ -29,16 +28,10 @@ struct Chunks {
 /// A response that tells `answer` as it comes. What goes wrong after its beginning is told as an event with an error,
 /// without the `[DONE]`. When the client goes away, the answer is dropped and computed no further.
 pub fn response(answer: Answer, head: Head, include_usage: bool) -> Response {
-    let head = Arc::new(head);
-    let (choices, proof) = (answer.choices(), answer.events.headers());
-    let mut chunks = Chunks {
-        answer: Some(answer),
-        head: head.clone(),
-        include_usage,
-        extension: None,
-        ready: VecDeque::new(),
-    };
-    if head.shape == Shape::Chat {
+    let (choices, headers) = (answer.choices(), head.headers(&answer.events));
+    let mut chunks =
+        Chunks { answer: Some(answer), head, include_usage, extension: None, ready: VecDeque::new() };
+    if chunks.head.shape == Shape::Chat {
         for choice in 0..choices {
             let delta = json!({ "role": "assistant", "content": "" });
             let first = json!({ "index": choice, "delta": delta, "logprobs": null, "finish_reason": null });
@@ -52,7 +45,9 @@ pub fn response(answer: Answer, head: Head, include_usage: bool) -> Response {
         let event = chunks.ready.pop_front()?;
         Some((Ok::<_, Infallible>(event), chunks))
     });
-    head.headers(proof, Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+    let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
+    response.headers_mut().extend(headers);
+    response
 }
 
 impl Chunks {

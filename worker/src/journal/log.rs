@@ -74,12 +74,18 @@ impl<T: Serialize + DeserializeOwned> Log<T> {
 
     /// Adds an entry durably. After an error the entry is not in the file.
     pub fn append(&mut self, entry: &T) -> Result<(), JournalError> {
-        let line = Self::line(entry);
+        self.append_all(std::slice::from_ref(entry))
+    }
+
+    /// Adds entries durably. After an error none of them is in the file; a crash before the return may leave the first
+    /// ones.
+    pub fn append_all(&mut self, entries: &[T]) -> Result<(), JournalError> {
+        let lines: Vec<u8> = entries.iter().flat_map(Self::line).collect();
         let written =
-            self.cut().and_then(|()| self.file.write_all(&line)).and_then(|()| self.file.sync_data());
+            self.cut().and_then(|()| self.file.write_all(&lines)).and_then(|()| self.file.sync_data());
         match written {
             Ok(()) => {
-                self.len += line.len() as u64;
+                self.len += lines.len() as u64;
                 Ok(())
             }
             Err(error) => {

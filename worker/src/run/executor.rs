@@ -25,6 +25,11 @@ pub trait Executor: Send + Sync + 'static {
     /// A model, for its tokenizer and its bounds.
     fn model(&self, id: &Digest) -> Option<Arc<Model>>;
 
+    /// Whether a device failed, and a spare one computes.
+    fn fell_over(&self) -> bool {
+        false
+    }
+
     /// Answers a prompt. `on_token` sees each token as it comes; setting `cancel` ends the call with an error. Calls of
     /// several threads may be computed together.
     fn generate(
@@ -117,6 +122,10 @@ impl Executor for Engines {
 
     fn model(&self, id: &Digest) -> Option<Arc<Model>> {
         self.get(id).map(|(model, _)| model.clone())
+    }
+
+    fn fell_over(&self) -> bool {
+        self.loaded.values().any(|loaded| loaded.engine.fell_over())
     }
 
     fn generate(

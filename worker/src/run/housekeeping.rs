@@ -1,5 +1,6 @@
 //! What goes on beside the tasks: registration, blobs that an audit misses, blobs that nobody may ask for any more.
 
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -22,6 +23,7 @@ impl Worker {
         let mut next = 0;
         while !self.cancelled() {
             round.tick().await;
+            self.metrics.device_failed.store(self.executor.fell_over().into(), Ordering::Relaxed);
             let error = match self.round(&mut next).await {
                 Ok(()) => String::new(),
                 Err(error) => format!("{error:#}"),

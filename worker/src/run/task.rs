@@ -231,12 +231,23 @@ impl Worker {
                 return true;
             }
             if looked.elapsed() >= self.pace.retry {
+                let ours = tokio::select! {
+                    ours = self.still_ours(id) => ours,
+                    // However long the node takes to answer.
+                    () = self.until_cancelled() => return true,
+                };
                 // A node that does not answer says nothing about the task.
-                if matches!(self.still_ours(id).await, Ok(None)) {
+                if matches!(ours, Ok(None)) {
                     return false;
                 }
                 looked = Instant::now();
             }
+        }
+    }
+
+    async fn until_cancelled(&self) {
+        while !self.cancelled() {
+            tokio::time::sleep(self.pace.poll).await;
         }
     }
 

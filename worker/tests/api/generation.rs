@@ -525,6 +525,7 @@ async fn bad_bodies_get_clean_errors() {
         assert_eq!(response.status().as_u16(), status, "{part}");
         let answer = json_of(response).await;
         assert!(answer["error"]["message"].as_str().unwrap().contains(part), "{answer}");
+        assert!(answer["error"]["code"].is_string(), "{answer}");
     }
     for (method, path, status) in [
         (Method::GET, "/v1/nothing", 404),
@@ -534,7 +535,8 @@ async fn bad_bodies_get_clean_errors() {
     ] {
         let response = server.client.request(method, format!("{}{path}", server.base)).send().await.unwrap();
         assert_eq!(response.status().as_u16(), status, "{path}");
-        assert!(json_of(response).await["error"]["message"].is_string());
+        let error = json_of(response).await;
+        assert!(error["error"]["message"].is_string() && error["error"]["code"].is_string(), "{error}");
     }
 }
 

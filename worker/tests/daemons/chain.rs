@@ -148,6 +148,7 @@ impl State {
             code: 1,
             codespace: "test".into(),
             log: log.into(),
+            gas_wanted: 0,
         }
     }
 

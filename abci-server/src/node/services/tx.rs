@@ -73,7 +73,8 @@ fn refused_by_mempool(hash: &[u8], why: &str) -> Result<TxResponse> {
         w if w.contains("already exists in cache") => 19,
         w if w.contains("mempool is full") => 20,
         w if w.contains("too large") => 21,
-        _ => return Err(Status::invalid(why)),
+        // Among them that CheckTx did not answer in time: the mempool may have the transaction all the same.
+        _ => return Err(Status::new(Code::Internal, why)),
     };
     Ok(TxResponse {
         txhash: hex_upper(hash),

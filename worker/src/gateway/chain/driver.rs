@@ -2,15 +2,15 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use deepnode_client::task::{self, token_digest, Answer, Follower, Offer, Step, Submitted};
 use deepnode_client::ClientError;
-use deepnode_proto::deepnode::tasks::v1::{InputKind, Request, SamplingParams, Task, TaskStatus};
+use deepnode_proto::deepnode::tasks::v1::{InputKind, Request, SamplingParams};
 use futures::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{OverBudget, Place, Proof, Shared, Told};
+use super::{Bill, Lock, OverBudget, Place, Proof, Shared, Told};
 use crate::canon;
 use crate::gateway::errors::{ApiError, Result};
 use crate::gateway::scheduler::Job;
@@ -20,11 +20,8 @@ use crate::request::{finish_from_proto, token_bytes};
 /// The price of a class moves from block to block; this much more than the estimate is locked, and what is not used
 /// returns.
 const MARGIN_PERCENT: u128 = 10;
-/// How often a task is looked at that nobody waits for any more.
-const LOOK: Duration = Duration::from_secs(2);
-
-/// The longest pause between looks at a task whose receipt is not final yet.
-const LONG_LOOK: Duration = Duration::from_secs(60);
+/// Gas of a transaction, at most, for whose fee money is set aside.
+const MOST_GAS: i64 = 1_000_000;
 
 /// Tells of one choice.
 struct Sender {
@@ -38,8 +35,8 @@ impl Sender {
     }
 }
 
-/// Runs a job to its end, all of its tasks at once. `started` hears of the tasks, `events` of the answers; when nobody
-/// listens any more, tasks are taken back that no worker accepted yet.
+/// Runs a job to its end, all of its tasks at once. `started` hears of the tasks when each is in a block or refused,
+/// `events` of the answers; when nobody listens any more, tasks are taken back that no worker accepted yet.
 pub(super) async fn drive(
     place: Place,
     job: Job,
@@ -52,50 +49,87 @@ pub(super) async fn drive(
     let turn = tokio::select! {
         turn = shared.turns.clone().acquire_owned() => turn,
         () = events.closed() => return,
-        _ = aborted.wait_for(|aborted| *aborted) => return,
+        _ = aborted.wait_for(|aborted| *aborted) => {
+            let _ = started.send(Err(ApiError::stopping()));
+            return;
+        }
     };
     drop(queued);
     let running = Gauges::raise(&shared.metrics.running);
     let began = Instant::now();
-    let submitted = match Paid::submit(&place, &job).await {
-        Ok(submitted) => submitted,
+    let (locks, max_price) = match set_aside(&place, &job).await {
+        Ok(locked) => locked,
         Err(error) => {
             let _ = started.send(Err(error));
             return;
         }
     };
-    let proof = |task: &Paid| Proof::new(&task.submitted, task.max_price);
-    let proofs = submitted.iter().map(|task| task.as_ref().ok().map(proof)).collect();
-    let _ = started.send(Ok(proofs));
-    let mut tasks = Vec::new();
-    for (choice, task) in (0..).zip(submitted) {
-        let sender = Sender { choice, events: events.clone() };
-        match task {
-            Ok(task) => tasks.push((task, sender)),
-            // The others go on.
-            Err(error) => sender.send(Told::Failed(error)),
+    let (begun, beginnings) = mpsc::unbounded_channel();
+    let answers = (0..).zip(locks).zip(&job.choices).map(|((choice, lock), params)| {
+        let (sender, begun) = (Sender { choice, events: events.clone() }, begun.clone());
+        let (shared, job) = (&shared, &job);
+        async move {
+            let task = Paid::submit(shared, job, params, max_price, lock, &sender).await;
+            let beginning = task.as_ref().map(|task| Proof::new(&task.submitted, max_price));
+            let _ = begun.send((choice, beginning.map_err(ApiError::clone)));
+            drop(begun);
+            match task {
+                Ok(task) => {
+                    let given_up = task.answer(job, &sender, began).await;
+                    Some((task, given_up))
+                }
+                Err(error) => {
+                    sender.send(Told::Failed(error));
+                    None
+                }
+            }
         }
-    }
-    let answered = join_all(tasks.iter().map(|(task, sender)| async {
-        let mut aborted = shared.aborted.subscribe();
-        let ended = tokio::select! {
-            ended = follow(task, &job, proof(task), sender) => Some(ended),
-            () = sender.events.closed() => None,
-            _ = aborted.wait_for(|aborted| *aborted) => None,
-        };
-        shared.metrics.busy(began.elapsed());
-        let given_up = ended.is_none();
-        match ended {
-            Some(Ok(())) => Gauges::add(&shared.metrics.finished, 1),
-            Some(Err(error)) => sender.send(Told::Failed(error)),
-            None => Gauges::add(&shared.metrics.cancelled, 1),
-        }
-        given_up
-    }));
-    let given_up = answered.await;
+    });
+    let answers: Vec<_> = answers.collect();
+    drop(begun);
+    let (answered, ()) =
+        tokio::join!(join_all(answers), tell_started(started, beginnings, job.choices.len()));
     // Nothing is to be waited for by others while this is found out.
     drop((events, running, turn, place));
-    join_all(tasks.into_iter().zip(given_up).map(|((task, _), given_up)| task.account(given_up))).await;
+    join_all(answered.into_iter().flatten().map(|(task, given_up)| task.account(given_up))).await;
+}
+
+/// Tells of the tasks when each has begun or will not. An error is of all of them.
+async fn tell_started(
+    started: oneshot::Sender<Result<Vec<Option<Proof>>>>,
+    mut beginnings: mpsc::UnboundedReceiver<(u32, Result<Proof>)>,
+    choices: usize,
+) {
+    let (mut proofs, mut errors) = (vec![None; choices], Vec::new());
+    while let Some((choice, beginning)) = beginnings.recv().await {
+        match beginning {
+            Ok(proof) => proofs[choice as usize] = Some(proof),
+            Err(error) => errors.push(error),
+        }
+    }
+    let error = errors.into_iter().reduce(ApiError::graver);
+    let _ = started.send(match error.filter(|_| proofs.iter().all(Option::is_none)) {
+        Some(error) => Err(error),
+        None => Ok(proofs),
+    });
+}
+
+/// Sets aside what a task for each choice may cost, if there is money for all of them; answers the greatest price of
+/// each besides.
+async fn set_aside(place: &Place, job: &Job) -> Result<(Vec<Lock>, u128)> {
+    let shared = &place.shared;
+    let (model_id, input_tokens) = (shared.model.id(), job.prompt.len() as u32);
+    let estimate = task::estimate(&shared.terms.client, &model_id, input_tokens, job.max_output)
+        .await
+        .map_err(before)?;
+    let fee: u128 = estimate.fee.parse().map_err(ApiError::internal)?;
+    let max_price = fee.saturating_add(fee.saturating_mul(MARGIN_PERCENT).div_ceil(100));
+    // What submits a task, and what takes it back.
+    let fees = shared.fee(MOST_GAS).saturating_mul(2);
+    let udn = u64::try_from(max_price).unwrap_or(u64::MAX).saturating_add(fees);
+    let locks = shared.bills.lock(&place.caller, udn, job.choices.len() as u64);
+    let locks = locks.map_err(|over| refused(over, udn.saturating_mul(job.choices.len() as u64)))?;
+    Ok((locks, max_price))
 }
 
 /// A task whose price is set aside.
@@ -103,48 +137,19 @@ struct Paid {
     shared: Arc<Shared>,
     submitted: Submitted,
     max_price: u128,
-    /// The entry of the ledger, and what it holds.
-    lock: u64,
-    locked: u64,
+    lock: Lock,
     /// udn of the transaction that submitted it.
     fee: u64,
 }
 
 impl Paid {
-    /// Submits a task for each choice, if there is money for all of them. An error is of all, or where all have the
-    /// same fate.
-    async fn submit(place: &Place, job: &Job) -> Result<Vec<Result<Self>>> {
-        let shared = &place.shared;
-        let (model_id, input_tokens) = (shared.model.id(), job.prompt.len() as u32);
-        let estimate = task::estimate(&shared.terms.client, &model_id, input_tokens, job.max_output)
-            .await
-            .map_err(before)?;
-        let fee: u128 = estimate.fee.parse().map_err(ApiError::internal)?;
-        let max_price = fee.saturating_add(fee.saturating_mul(MARGIN_PERCENT).div_ceil(100));
-        let locked = u64::try_from(max_price).unwrap_or(u64::MAX);
-        let count = job.choices.len() as u64;
-        let locks = shared
-            .ledger
-            .lock(&place.caller, locked, count)
-            .map_err(|over| refused(over, locked.saturating_mul(count)))?;
-        let each = locks.iter().zip(&job.choices);
-        let each =
-            each.map(|(lock, params)| Self::submit_one(shared, job, params, max_price, (*lock, locked)));
-        let mut submitted = join_all(each).await;
-        match submitted.iter().all(Result::is_err) {
-            true => {
-                Err(submitted.pop().and_then(Result::err).unwrap_or_else(|| ApiError::internal("no task")))
-            }
-            false => Ok(submitted),
-        }
-    }
-
-    async fn submit_one(
+    async fn submit(
         shared: &Arc<Shared>,
         job: &Job,
         params: &canon::SamplingParams,
         max_price: u128,
-        (lock, locked): (u64, u64),
+        lock: Lock,
+        sender: &Sender,
     ) -> Result<Self> {
         let greedy = params.temperature_micros == 0;
         let offer = Offer {
@@ -168,75 +173,84 @@ impl Paid {
             max_price,
         };
         let (client, signer) = (&shared.terms.client, &shared.terms.signer);
-        let submitted = match task::submit(client, signer, &offer, &shared.sending()).await {
+        // One at a time, as their sequences are; who went away meanwhile buys nothing.
+        let turn = shared.broadcasts.lock().await;
+        if sender.events.is_closed() || *shared.aborted.borrow() {
+            shared.bills.no_task(lock, 0);
+            return Err(ApiError::stopping());
+        }
+        let sent = task::broadcast(client, signer, &offer, &shared.sending()).await;
+        drop(turn);
+        let submitted = match sent {
+            Ok(hash) => task::included(client, &hash, shared.terms.inclusion).await,
+            Err(error) => Err(error),
+        };
+        let submitted = match submitted {
             Ok(submitted) => submitted,
-            // It may still be included: the price stays set aside.
-            Err(error @ ClientError::Timeout { .. }) => return Err(before(error)),
             Err(error) => {
-                shared.ledger.pay(lock, locked, 0);
+                match error {
+                    // All of it stays set aside.
+                    _ if error.may_be_included() => {}
+                    ClientError::Transaction { height: 1.., gas_wanted, .. } => {
+                        shared.bills.no_task(lock, shared.fee(gas_wanted));
+                    }
+                    _ => shared.bills.no_task(lock, 0),
+                }
                 return Err(before(error));
             }
         };
         Gauges::add(&shared.metrics.prompt_tokens, job.prompt.len() as u64);
-        let gas = u64::try_from(submitted.tx.gas_wanted).unwrap_or(0);
-        let fee = shared.terms.gas_price.as_ref().and_then(|price| price.fee(gas).ok()).unwrap_or(0);
-        let fee = u64::try_from(fee).unwrap_or(u64::MAX);
-        Ok(Self { shared: shared.clone(), submitted, max_price, lock, locked, fee })
+        let fee = shared.fee(submitted.tx.gas_wanted);
+        Ok(Self { shared: shared.clone(), submitted, max_price, lock, fee })
     }
 
-    /// Finds out what the task cost, and writes it down; when its receipt is convicted later, what returned is there to
-    /// be spent again. With `give_up` it is taken back first, if that is possible.
+    /// Passes the answer on, as long as somebody listens; answers whether it was given up.
+    async fn answer(&self, job: &Job, sender: &Sender, began: Instant) -> bool {
+        let metrics = &self.shared.metrics;
+        let mut aborted = self.shared.aborted.subscribe();
+        let ended = tokio::select! {
+            ended = follow(self, job, sender) => Some(ended),
+            () = sender.events.closed() => None,
+            _ = aborted.wait_for(|aborted| *aborted) => None,
+        };
+        metrics.busy(began.elapsed());
+        let given_up = ended.is_none();
+        match ended {
+            Some(Ok(())) => Gauges::add(&metrics.finished, 1),
+            Some(Err(error)) => sender.send(Told::Failed(error)),
+            None => Gauges::add(&metrics.cancelled, 1),
+        }
+        given_up
+    }
+
+    /// Hands the bill on. With `give_up` the task is taken back first, if that is possible.
     async fn account(self, give_up: bool) {
-        let (client, signer, id) =
-            (&self.shared.terms.client, &self.shared.terms.signer, self.submitted.task);
+        let (shared, id) = (&self.shared, self.submitted.task);
         let mut fees = self.fee;
         if give_up {
-            match task::cancel(client, signer, id, &self.shared.sending()).await {
-                Ok(_) => fees = fees.saturating_mul(2),
-                Err(error) => tracing::debug!(task = id, %error, "not taken back"),
-            }
-        }
-        // What the budget holds for it, and the receipt's price once that is known.
-        let (mut held, mut paid, mut pause) = (self.locked, None, LOOK);
-        loop {
-            let task = task::task(client, id).await.ok();
-            let status = task.as_ref().map(Task::status);
-            let price = match status {
-                Some(TaskStatus::Submitted | TaskStatus::Settled) => task.and_then(|t| t.price.parse().ok()),
-                None | Some(TaskStatus::Open | TaskStatus::Assigned | TaskStatus::Accepted) => None,
-                Some(_) => Some(0),
-            };
-            if let Some(price) = price.filter(|price| paid != Some(*price)) {
-                let cost = fees.saturating_add(price);
-                self.shared.ledger.pay(self.lock, held, cost);
-                match paid.replace(price) {
-                    None => Gauges::add(&self.shared.spent, cost),
-                    Some(before) => {
-                        tracing::warn!(
-                            task = id,
-                            udn = before,
-                            "the receipt did not stand; its price returned"
-                        );
-                        Gauges::add(&self.shared.refunded, before.saturating_sub(price));
+            let (client, signer) = (&shared.terms.client, &shared.terms.signer);
+            let fee = match task::cancel(client, signer, id, &shared.sending()).await {
+                Ok(tx) => shared.fee(tx.gas_wanted),
+                Err(error) => {
+                    tracing::debug!(task = id, %error, "not taken back");
+                    match error {
+                        ClientError::Transaction { height: 1.., gas_wanted, .. } => shared.fee(gas_wanted),
+                        // Nobody knows; the fee of a submission is more than that.
+                        error if error.may_be_included() => self.fee,
+                        _ => 0,
                     }
                 }
-                held = cost;
-            }
-            // A receipt may be convicted until it is settled.
-            if price.is_some() && status != Some(TaskStatus::Submitted) {
-                return;
-            }
-            tokio::time::sleep(pause).await;
-            if paid.is_some() {
-                pause = pause.saturating_mul(2).min(LONG_LOOK);
-            }
+            };
+            fees = fees.saturating_add(fee);
         }
+        // The receiver lives as long as what is shared.
+        let _ = shared.due.send(Bill::new(id, self.lock, fees));
     }
 }
 
 /// Passes the answer on as it comes. Tokens of a worker that failed later stay: the seed is fixed, so another worker
 /// says the same, or one of them lied, which ends the answer with an error.
-async fn follow(task: &Paid, job: &Job, proof: Proof, events: &Sender) -> Result<()> {
+async fn follow(task: &Paid, job: &Job, events: &Sender) -> Result<()> {
     let (shared, id) = (&task.shared, task.submitted.task);
     let input = Some(token_bytes(&job.prompt));
     let mut follower = Follower::new(shared.terms.client.clone(), shared.terms.signer.clone(), id, input);
@@ -261,7 +275,10 @@ async fn follow(task: &Paid, job: &Job, proof: Proof, events: &Sender) -> Result
                     said += 1;
                 }
             }
-            Step::Answered(answer) => return finish(shared, job, &told, *answer, &proof, events),
+            Step::Answered(answer) => {
+                let proof = Proof::new(&task.submitted, task.max_price);
+                return finish(shared, job, &told, *answer, &proof, events);
+            }
         }
     }
 }
@@ -309,12 +326,9 @@ fn finish(
 
 /// An error before the task was on the chain.
 fn before(error: ClientError) -> ApiError {
-    use tonic::Code;
     match error {
-        ClientError::Unreachable { .. } | ClientError::Query { code: Code::Unavailable, .. } => {
-            ApiError::chain_away(error)
-        }
-        ClientError::Timeout { .. } => ApiError::not_included(error),
+        error if error.is_away() => ApiError::chain_away(error),
+        error if error.may_be_included() => ApiError::maybe_included(error),
         ClientError::NoAccount { .. } => ApiError::wallet(error),
         ClientError::Transaction { code: 5, ref codespace, .. } if codespace == "sdk" => {
             ApiError::wallet(error)

@@ -123,18 +123,14 @@ impl Ledger {
                 return Err(OverBudget::Key { left, retry_after });
             }
         }
-        let mut ids = Vec::new();
-        for _ in 0..count {
-            let (id, day) = (inner.next, inner.today);
-            inner
-                .log
-                .append(&Entry::Locked { id, day, caller: caller.name.clone(), udn })
-                .map_err(|error| OverBudget::Journal(error.to_string()))?;
-            inner.next += 1;
-            inner.spent += udn;
-            inner.costs.insert(id, Cost { caller: caller.name.clone(), udn });
-            ids.push(id);
-        }
+        let (day, ids) = (inner.today, Vec::from_iter(inner.next..inner.next + count));
+        let entry = |id: &u64| Entry::Locked { id: *id, day, caller: caller.name.clone(), udn };
+        let entries: Vec<Entry> = ids.iter().map(entry).collect();
+        inner.log.append_all(&entries).map_err(|error| OverBudget::Journal(error.to_string()))?;
+        inner.next += count;
+        inner.spent = inner.spent.saturating_add(total);
+        let cost = |id: &u64| (*id, Cost { caller: caller.name.clone(), udn });
+        inner.costs.extend(ids.iter().map(cost));
         Ok(ids)
     }
 

@@ -3,6 +3,7 @@
 //! A request's tasks run in a driver of its own, which outlives the client that asked: what was spent is written down whoever
 //! still waits for the answer.
 
+mod bills;
 mod driver;
 mod ledger;
 mod proof;
@@ -17,6 +18,7 @@ use deepnode_tx::SigningKey;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch, Semaphore};
 
+use bills::{Bill, Bills, Lock};
 pub use ledger::{Ledger, OverBudget};
 pub use proof::Proof;
 
@@ -30,8 +32,8 @@ use crate::engine::Finish;
 use crate::metrics::Exposition;
 use crate::model::Model;
 
-/// How long a transaction may wait for its block.
-const INCLUSION: Duration = Duration::from_secs(60);
+/// How long a gateway that stops waits for the chain to say what its tasks cost.
+const SETTLING: Duration = Duration::from_secs(15);
 
 /// Who pays, and where.
 #[derive(Clone, Debug)]
@@ -41,6 +43,8 @@ pub struct Terms {
     pub gas_price: Option<deepnode_client::GasPrice>,
     /// Tokens of an answer where the request does not say how many.
     pub default_output: u32,
+    /// How long a transaction may wait for its block.
+    pub inclusion: Duration,
 }
 
 /// The queue in front of a chain.
@@ -51,7 +55,11 @@ pub struct Tasks {
 struct Shared {
     terms: Terms,
     model: Arc<Model>,
-    ledger: Ledger,
+    bills: Arc<Bills>,
+    /// Held while a transaction is sent.
+    broadcasts: tokio::sync::Mutex<()>,
+    /// Bills of tasks that nobody waits for any more.
+    due: mpsc::UnboundedSender<Bill>,
     /// Requests whose tasks may run now.
     turns: Arc<Semaphore>,
     places: Mutex<Places>,
@@ -62,8 +70,6 @@ struct Shared {
     stops: (usize, usize),
     aborted: watch::Sender<bool>,
     metrics: Arc<Metrics>,
-    spent: AtomicU64,
-    refunded: AtomicU64,
     reassigned: AtomicU64,
 }
 
@@ -74,8 +80,8 @@ struct Places {
 }
 
 impl Tasks {
-    /// Asks the chain whether the model takes tasks, and for its bounds. So many tasks run at once, and so many more
-    /// requests may wait.
+    /// Asks the chain whether the model takes tasks, and for its bounds. The tasks of so many requests run at once, and
+    /// so many more requests may wait.
     pub async fn new(
         terms: Terms,
         model: Arc<Model>,
@@ -92,11 +98,16 @@ impl Tasks {
         );
         let params = task::params(&terms.client).await?;
         let turns = Arc::new(Semaphore::new(parallel));
+        let bills = Arc::new(Bills::new(terms.client.clone(), ledger));
+        let (due, to_follow) = mpsc::unbounded_channel();
+        tokio::spawn(bills.clone().follow(to_follow));
         Ok(Self {
             shared: Arc::new(Shared {
                 terms,
                 model,
-                ledger,
+                bills,
+                broadcasts: tokio::sync::Mutex::default(),
+                due,
                 turns,
                 places: Mutex::default(),
                 parallel,
@@ -104,8 +115,6 @@ impl Tasks {
                 stops: (params.max_stops as usize, params.max_stop_bytes as usize),
                 aborted: watch::Sender::new(false),
                 metrics,
-                spent: AtomicU64::default(),
-                refunded: AtomicU64::default(),
                 reassigned: AtomicU64::default(),
             }),
         })
@@ -151,6 +160,11 @@ impl Tasks {
         self.shared.aborted.send_replace(true);
     }
 
+    /// After [`abort`](Self::abort) or when all is answered: takes back what can be, and writes down what tasks cost.
+    pub async fn settle(&self) {
+        self.shared.bills.settle(SETTLING).await;
+    }
+
     pub fn metrics(&self) -> String {
         let mut text = Exposition::default();
         let of = |n: &AtomicU64| n.load(Ordering::Relaxed) as f64;
@@ -159,13 +173,13 @@ impl Tasks {
             "gateway_spent_udn_total",
             "counter",
             "udn paid for tasks and their fees.",
-            of(&self.shared.spent),
+            of(&self.shared.bills.spent),
         );
         let help = "udn of receipts that did not stand, which returned.";
-        put("gateway_refunded_udn_total", "counter", help, of(&self.shared.refunded));
+        put("gateway_refunded_udn_total", "counter", help, of(&self.shared.bills.refunded));
         let help = "Tasks that went to another worker because one failed.";
         put("gateway_reassigned_total", "counter", help, of(&self.shared.reassigned));
-        let left = self.shared.ledger.left_today() as f64;
+        let left = self.shared.bills.left_today() as f64;
         put("gateway_budget_left_udn", "gauge", "udn that may be spent until the day ends.", left);
         text.0
     }
@@ -173,7 +187,18 @@ impl Tasks {
 
 impl Shared {
     fn sending(&self) -> Sending {
-        Sending { gas_price: self.terms.gas_price.clone(), wait: Some(INCLUSION), ..Sending::default() }
+        Sending {
+            gas_price: self.terms.gas_price.clone(),
+            wait: Some(self.terms.inclusion),
+            ..Sending::default()
+        }
+    }
+
+    /// udn that a transaction with so much gas pays.
+    fn fee(&self, gas: i64) -> u64 {
+        let gas = u64::try_from(gas).unwrap_or(0);
+        let fee = self.terms.gas_price.as_ref().and_then(|price| price.fee(gas).ok()).unwrap_or(0);
+        u64::try_from(fee).unwrap_or(u64::MAX)
     }
 }
 
@@ -217,10 +242,14 @@ pub struct Events {
 
 impl Events {
     pub async fn next(&mut self) -> Option<Result<(u32, Event)>> {
-        let (choice, told) = tokio::select! {
+        let told = tokio::select! {
             biased;
-            told = self.receiver.recv() => told?,
-            _ = self.aborted.wait_for(|aborted| *aborted) => return Some(Err(ApiError::stopping())),
+            told = self.receiver.recv() => told,
+            _ = self.aborted.wait_for(|aborted| *aborted) => None,
+        };
+        let Some((choice, told)) = told else {
+            // Its driver ends without a word when the drain is over. What was bought is paid.
+            return self.aborted.borrow().then(|| Err(ApiError::stopping().final_word()));
         };
         let event = match told {
             Told::Token(token) => Event::Token { token, logprobs: None },

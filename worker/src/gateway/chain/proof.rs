@@ -45,19 +45,20 @@ impl Proof {
         Self { answer, ..self.clone() }
     }
 
-    /// What is known goes into the response's head: of a stream the tasks, of whole answers the rest too. Several
-    /// stand side by side.
-    pub fn headers<'a>(proofs: impl Iterator<Item = &'a Self>) -> Vec<(&'static str, String)> {
-        let mut headers: Vec<(&'static str, String)> = Vec::new();
-        for (name, value) in proofs.flat_map(Self::header) {
-            match headers.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, values)) => *values = format!("{values}, {value}"),
-                None => headers.push((name, value)),
-            }
-        }
-        headers
+    /// What is known goes into the response's head: of a stream the tasks, of whole answers the rest too. Those of
+    /// several choices stand side by side, with `-` for what a choice has not.
+    pub fn headers(proofs: &[Option<Self>]) -> Vec<(&'static str, String)> {
+        let known: Vec<_> =
+            proofs.iter().map(|proof| proof.as_ref().map(Self::header).unwrap_or_default()).collect();
+        let Some(most) = known.iter().max_by_key(|headers| headers.len()) else { return Vec::new() };
+        let of_all = |at: usize| {
+            let values = known.iter().map(|headers| headers.get(at).map_or("-", |(_, value)| value));
+            values.collect::<Vec<_>>().join(", ")
+        };
+        most.iter().enumerate().map(|(at, (name, _))| (*name, of_all(at))).collect()
     }
 
+    /// Always in this order; an answer's are the last ones.
     fn header(&self) -> Vec<(&'static str, String)> {
         let mut headers = vec![
             ("x-deepnode-task", self.task.to_string()),
@@ -88,5 +89,34 @@ impl Proof {
             json["seed"] = json!(answer.seed);
         }
         json
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_of_several_choices_line_up() {
+        let asked = |task| Proof { task, transaction: format!("T{task}"), max_price: 9, answer: None };
+        let answered = Proof {
+            answer: Some(Answered {
+                worker: "w".into(),
+                price: "7".into(),
+                receipt_digest: "r".into(),
+                result_digest: String::new(),
+                trace_root: String::new(),
+                height: 1,
+                seed: String::new(),
+            }),
+            ..asked(3)
+        };
+        let headers = Proof::headers(&[None, Some(asked(2)), Some(answered.clone())]);
+        let of = |name| headers.iter().find(|(known, _)| *known == name).unwrap().1.as_str();
+        assert_eq!(headers.len(), 6);
+        assert_eq!(of("x-deepnode-task"), "-, 2, 3");
+        assert_eq!(of("x-deepnode-price-udn"), "-, -, 7");
+        assert_eq!(Proof::headers(&[Some(answered)])[0], ("x-deepnode-task", "3".into()));
+        assert!(Proof::headers(&[]).is_empty());
     }
 }
