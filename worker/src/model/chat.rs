@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::error::{within, ModelError, Result};
 use super::tokenizer::MAX_TEXT;
 
+mod tojson;
+
 /// Greatest number of messages in a chat.
 pub const MAX_MESSAGES: usize = 4096;
 /// Instructions that rendering may take.
@@ -42,6 +44,7 @@ impl ChatTemplate {
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_filter("tojson", tojson::tojson);
         environment.add_function(
             "raise_exception",
             |message: String| -> std::result::Result<String, Error> {
@@ -56,7 +59,7 @@ impl ChatTemplate {
     pub fn render(&self, messages: &[ChatMessage]) -> Result<String> {
         let bytes: usize = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
         within("chat length", bytes as u64, 0, MAX_TEXT as u64)?;
-        self.write(messages.len(), Value::from_serialize(messages), Value::UNDEFINED)
+        self.write(messages.len(), Value::from_serialize(messages), None)
     }
 
     /// The same for messages with more than role and content, as tool calls, and for a list of tools: the template says
@@ -66,21 +69,23 @@ impl ChatTemplate {
         messages: &[serde_json::Value],
         tools: Option<&serde_json::Value>,
     ) -> Result<String> {
-        let tools = tools.map_or(Value::UNDEFINED, Value::from_serialize);
         self.write(messages.len(), Value::from_serialize(messages), tools)
     }
 
-    fn write(&self, count: usize, messages: Value, tools: Value) -> Result<String> {
+    /// Without tools they are none, as the transformers library has it, not undefined; nor are there ever documents.
+    fn write(&self, count: usize, messages: Value, tools: Option<&serde_json::Value>) -> Result<String> {
         within("chat messages", count as u64, 1, MAX_MESSAGES as u64)?;
         let template = self.environment.get_template(NAME).map_err(fault)?;
-        let (bos_token, eos_token) = (&self.bos, &self.eos);
+        let context = context! {
+            messages,
+            tools => tools.map_or(Value::from(()), Value::from_serialize),
+            documents => Value::from(()),
+            bos_token => self.bos,
+            eos_token => self.eos,
+            add_generation_prompt => true,
+        };
         let mut prompt = Prompt::default();
-        template
-            .render_to_write(
-                context! { messages, tools, bos_token, eos_token, add_generation_prompt => true },
-                &mut prompt,
-            )
-            .map_err(fault)?;
+        template.render_to_write(context, &mut prompt).map_err(fault)?;
         String::from_utf8(prompt.0).map_err(|e| ModelError::Template(e.to_string()))
     }
 }
@@ -145,10 +150,10 @@ mod tests {
         assert!(chat("", &[]).unwrap_err().to_string().contains("chat messages is 0: must be 1 to 4096"));
     }
 
-    /// Messages of role and content alone give one prompt, however they come; absent tools are undefined.
+    /// Messages of role and content alone give one prompt, however they come; absent tools are none.
     #[test]
     fn json_renders_as_messages_do() {
-        let source = "{% if tools is defined %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ m.role }}:{{ m.content }}{% for c in m.tool_calls %}+{{ c.name }}{% endfor %};{% endfor %}";
+        let source = "{% if tools is not none %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ m.role }}:{{ m.content }}{% for c in m.tool_calls %}+{{ c.name }}{% endfor %};{% endfor %}";
         let template = ChatTemplate::new(source, "", "").unwrap();
         let hi = serde_json::json!({ "role": "user", "content": "hi" });
         let plain = chat(source, &[("user", "hi")]).unwrap();
