@@ -142,8 +142,9 @@ pub fn gguf_metadata(
         }
     }
     tokenizer.write_gguf(&mut writer);
-    // One end token is the tokenizer's own; there are two more names.
-    let others: Vec<u32> = arch.eos.iter().copied().filter(|id| Some(*id) != tokenizer.eos).collect();
+    // Of end tokens that are not known by themselves there are two more names.
+    let known = tokenizer.end_tokens(&[]);
+    let others: Vec<u32> = arch.eos.iter().copied().filter(|id| !known.contains(id)).collect();
     let names = ["eot", "eom"];
     if others.len() > names.len() {
         return Err(invalid("eos ids", format!("{:?}", arch.eos), "GGUF knows eos, eot and eom"));

@@ -20,7 +20,7 @@ use ::safetensors::Dtype;
 const TEMPLATE: &str = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 /// A chat template like Mistral 7B's.
 const INSTRUCT: &str = "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}{% else %}{{ m['content'] + eos_token }}{% endif %}{% endfor %}";
-/// Pieces besides the 256 bytes: two special ones and three that merges make.
+/// Pieces besides the 256 bytes: two that are found as a whole and three that merges make.
 const EXTRA: [&str; 5] = ["<|im_start|>", "<|im_end|>", "th", "the", "Ġthe"];
 /// Least vocabulary of a synthetic model. Ids 0 to 255 are the bytes, 257 ends a turn.
 pub const MIN_VOCAB: u32 = 256 + EXTRA.len() as u32;
@@ -100,7 +100,8 @@ pub fn metadata(arch: &Architecture) -> GgufWriter {
     writer
 }
 
-/// A tokenizer of `arch.vocab` ids that can say every text. Its eos is the architecture's first.
+/// A tokenizer of `arch.vocab` ids that can say every text. Its eos is the architecture's first; `<|im_end|>` is a control
+/// token, and so an end, only where the architecture says so.
 pub fn tokenizer(arch: &Architecture) -> TokenizerSpec {
     let mut tokens: Vec<String> = vec![String::new(); 256];
     for (letter, byte) in &byte_alphabet() {
@@ -108,7 +109,8 @@ pub fn tokenizer(arch: &Architecture) -> TokenizerSpec {
     }
     tokens.extend(EXTRA.map(str::to_string));
     let mut kinds = vec![PieceKind::Normal; tokens.len()];
-    (kinds[256], kinds[257]) = (PieceKind::Special, PieceKind::Special);
+    let end = if arch.eos.contains(&257) { PieceKind::Special } else { PieceKind::Added };
+    (kinds[256], kinds[257]) = (PieceKind::Special, end);
     for id in MIN_VOCAB..arch.vocab {
         tokens.push(format!("[PAD{id}]"));
         kinds.push(PieceKind::Unused);

@@ -8,7 +8,7 @@ use super::{EncoderModel, Model, Result};
 /// File of SmolLM2-135M-Instruct that `make model` fetches.
 pub const SMOLLM2_GGUF: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 /// Its model id.
-pub const SMOLLM2_ID: &str = "91e1622d47b213067cffb551a316549576ba1ad583dfc81d5cbe35a5f05e36d2";
+pub const SMOLLM2_ID: &str = "07c28d2b61869e8575a813362c7e9c31e6e21a68bd630e0a3204011d32f77a08";
 
 /// Folder of all-MiniLM-L6-v2 that `make model` fetches.
 pub const MINILM: &str = "all-MiniLM-L6-v2";

@@ -7,6 +7,7 @@ use crate::model::dequant::Encoding;
 use crate::model::error::{invalid, within, ModelError, Result};
 use crate::model::family::{gguf_name, Family};
 use crate::model::gguf::{required, Gguf, TensorData, Value};
+use crate::model::manifest::check_architecture;
 use crate::model::tokenizer::TokenizerSpec;
 
 /// Keys under the architecture's prefix that are read below.
@@ -43,16 +44,20 @@ pub fn read<'a>(gguf: &Gguf<'a>) -> Result<Source<'a>> {
     let family = Family::from_gguf(name).ok_or_else(|| {
         invalid("general.architecture", format!("{name:?}"), "known are llama, qwen2 and qwen3")
     })?;
-    let arch = architecture(gguf, family)?;
+    let mut arch = architecture(gguf, family)?;
     let mut tensors: super::Tensors<'a> =
         gguf.tensors.iter().map(|(name, data)| (name.to_string(), *data)).collect();
     tensors.remove(ROPE_FREQS);
-    Ok(Source {
-        name: gguf.string("general.name")?.unwrap_or("").to_string(),
-        parts: parts(&arch, tensors, gguf_name, family.interleaved.then_some(arch.head_dim as usize))?,
-        arch,
-        tokenizer: TokenizerSpec::from_gguf(gguf)?,
-    })
+    let parts = parts(&arch, tensors, gguf_name, family.interleaved.then_some(arch.head_dim as usize))?;
+    let tokenizer = TokenizerSpec::from_gguf(gguf)?;
+    let mut named = Vec::new();
+    for name in ["eot", "eom"] {
+        named.extend(gguf.integer(&format!("tokenizer.ggml.{name}_token_id"), 0, u32::MAX)?);
+    }
+    arch.eos = tokenizer.end_tokens(&named);
+    check_architecture(&arch)?;
+    let name = gguf.string("general.name")?.unwrap_or("").to_string();
+    Ok(Source { name, arch, tokenizer, parts })
 }
 
 fn architecture(gguf: &Gguf<'_>, family: &Family) -> Result<Architecture> {
@@ -93,13 +98,6 @@ fn architecture(gguf: &Gguf<'_>, family: &Family) -> Result<Architecture> {
         .ok_or_else(|| ModelError::missing("tensor token_embd.weight"))?;
     let vocab = optional("vocab_size")?.unwrap_or(u32::try_from(embedding.rows).unwrap_or(u32::MAX));
 
-    let mut eos = Vec::new();
-    for name in ["eos", "eot", "eom"] {
-        eos.extend(gguf.integer(&format!("tokenizer.ggml.{name}_token_id"), 0, u32::MAX)?);
-    }
-    eos.sort_unstable();
-    eos.dedup();
-
     let context = integer("context_length")?;
     let rope_base = gguf.float(&key("rope.freq_base"))?.unwrap_or(10_000.0);
     let named = gguf.tensors.iter().map(|(name, data)| (name.to_string(), *data)).collect();
@@ -118,7 +116,7 @@ fn architecture(gguf: &Gguf<'_>, family: &Family) -> Result<Architecture> {
             gguf.float(&key("attention.layer_norm_rms_epsilon")),
         )?,
         rope_base,
-        eos,
+        eos: Vec::new(),
         tied: !gguf.tensors.contains_key("output.weight"),
         qkv_bias,
         qk_norm,

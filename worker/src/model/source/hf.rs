@@ -118,14 +118,12 @@ pub fn read<'a>(folder: &Folder<'a>) -> Result<Source<'a>> {
         first(settings.ids("bos_token_id")?),
         first(settings.ids("eos_token_id")?),
     )?;
-    // What ends an answer: as generation_config.json says, else config.json, else the tokenizer.
-    arch.eos =
-        [generation.ids("eos_token_id")?, settings.ids("eos_token_id")?, tokenizer.eos.into_iter().collect()]
-            .into_iter()
-            .find(|ids| !ids.is_empty())
-            .unwrap_or_default();
-    arch.eos.sort_unstable();
-    arch.eos.dedup();
+    // What generation_config.json names goes before what config.json does.
+    let named = match generation.ids("eos_token_id")? {
+        ids if ids.is_empty() => settings.ids("eos_token_id")?,
+        ids => ids,
+    };
+    arch.eos = tokenizer.end_tokens(&named);
     check_architecture(&arch)?;
     Ok(Source { name: folder.name.to_string(), arch, tokenizer, parts })
 }

@@ -177,7 +177,11 @@ fn wrong_architecture() {
         &["layer_norm_rms_epsilon is NaN"],
     );
     refused(|w| w.f32("llama.rope.freq_base", 0.0), &["rope_base is 0"]);
-    refused(|w| w.u32("tokenizer.ggml.eos_token_id", 288), &["eos id is 288: must be 0 to 287"]);
+    refused(
+        |w| w.u32("tokenizer.ggml.eos_token_id", 288),
+        &["eos_token_id is 288: must be an integer, 0 to 287"],
+    );
+    refused(|w| w.u32("tokenizer.ggml.eot_token_id", 288), &["eos id is 288: must be 0 to 287"]);
     refused(|w| w.u32("general.alignment", 48), &["general.alignment"]);
     refused(|w| w.pairs.push(w.pairs[5].clone()), &["gguf key", "occurs twice"]);
 }

@@ -1,5 +1,6 @@
 mod checkpoint;
 mod encoder;
+mod endings;
 mod hostile;
 mod real;
 mod roundtrip;

@@ -12,6 +12,19 @@ pub(super) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+/// Control tokens that end an answer in every vocabulary that has them, whatever else the files say: those at which
+/// llama.cpp ends. Files of one model differ in which of its end tokens they name.
+const END_TOKENS: [&str; 8] = [
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|eom_id|>",
+    "<EOT>",
+    "<|end_of_text|>",
+];
+
 /// How a text is cut into words before BPE merges inside each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -181,6 +194,18 @@ impl TokenizerSpec {
             Some(id) => Err(invalid(format!("kind of token {id}"), "byte", "only SentencePiece has it")),
             None => Ok(()),
         }
+    }
+
+    /// The ids that end an answer, ascending: those that the model's files name, `eos`, and the control tokens that are
+    /// written like an end.
+    pub fn end_tokens(&self, named: &[u32]) -> Vec<u32> {
+        let written = self.tokens.iter().zip(&self.kinds).zip(0..).filter_map(|((token, kind), id)| {
+            (*kind == PieceKind::Special && END_TOKENS.contains(&token.as_str())).then_some(id)
+        });
+        let mut ids: Vec<u32> = named.iter().copied().chain(self.eos).chain(written).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
     }
 
     /// The bytes of every piece.
