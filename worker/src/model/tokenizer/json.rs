@@ -412,25 +412,23 @@ impl TokenizerSpec {
     }
 }
 
-/// The chat template: the one of tokenizer_config.json (of several the default), or the file's.
+/// The chat template: the file's, as the transformers library has it, else the one of tokenizer_config.json (of several
+/// the default).
 pub(super) fn template(settings: &Settings, file: Option<&[u8]>) -> Result<Option<String>> {
-    let text = |value: &Value| value.as_str().map(str::to_string);
-    let said =
-        settings.get("chat_template", "a template, or templates with a default", |value| match value {
-            Value::Array(templates) => {
-                let default = templates.iter().find(|t| t["name"] == "default")?;
-                text(&default["template"])
-            }
-            one => text(one),
-        })?;
-    match (said, file) {
-        (Some(said), _) => Ok(Some(said)),
-        (None, None) => Ok(None),
-        (None, Some(file)) => match std::str::from_utf8(file) {
+    if let Some(file) = file {
+        return match std::str::from_utf8(file) {
             Ok(text) => Ok(Some(text.to_string())),
             Err(e) => Err(invalid("chat_template.jinja", e, "must be UTF-8")),
-        },
+        };
     }
+    let text = |value: &Value| value.as_str().map(str::to_string);
+    settings.get("chat_template", "a template, or templates with a default", |value| match value {
+        Value::Array(templates) => {
+            let default = templates.iter().find(|t| t["name"] == "default")?;
+            text(&default["template"])
+        }
+        one => text(one),
+    })
 }
 
 /// The tokens by their ids, and those of them that no text is cut into: members `vocab` and `added_tokens`.
@@ -505,8 +503,11 @@ mod tests {
         };
         let named = json!({ "bos_token": { "content": "<s>" }, "eos_token": "tool",
             "chat_template": [{ "name": "rag", "template": "no" }, { "name": "default", "template": "yes" }] });
-        let spec = read(named, Some(b"file")).unwrap();
+        let spec = read(named.clone(), None).unwrap();
         assert_eq!((spec.bos, spec.eos, spec.template.as_deref()), (Some(256), Some(259), Some("yes")));
+        let spec = read(named, Some(b"file")).unwrap();
+        assert_eq!(spec.template.as_deref(), Some("file"), "a file of its own goes first");
+        assert!(read(json!({}), Some(b"\xff")).unwrap_err().contains("chat_template.jinja"));
         let spec = read(json!({ "bos_token": null }), Some(b"file")).unwrap();
         assert_eq!((spec.bos, spec.template.as_deref()), (Some(3), Some("file")));
         assert!(read(json!({ "eos_token": "</s>" }), None)
