@@ -278,7 +278,7 @@ fn config(arch: &Architecture, family: &Family, spec: &TokenizerSpec) -> Value {
         "rms_norm_eps": decimal(arch.eps),
         "rope_theta": decimal(arch.rope_base),
         "rope_scaling": scaling,
-        "attention_bias": false,
+        "attention_bias": arch.qkv_bias,
         "tie_word_embeddings": arch.tied,
         "torch_dtype": "float16",
         "bos_token_id": spec.bos,

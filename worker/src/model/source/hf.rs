@@ -7,7 +7,7 @@ use super::{optional_tensors, parts, window, AnySource, Source, Tensors};
 use crate::canon::{Architecture, RopeScaling};
 use crate::model::documents::Settings;
 use crate::model::error::{invalid, within, ModelError, Result};
-use crate::model::family::{bert, hf_name, Family, Window};
+use crate::model::family::{bert, hf_name, Family, Presence, Window};
 use crate::model::manifest::check_architecture;
 use crate::model::tokenizer::{TokenizerFiles, TokenizerSpec};
 
@@ -56,8 +56,8 @@ const KNOWN_KEYS: [&str; 40] = [
     "unsloth_version",
     "use_cache",
     "vocab_size",
-    // Below, only values that switch something off: any other is refused when it is read.
     "attention_bias",
+    // Below, only values that switch something off: any other is refused when it is read.
     "mlp_bias",
     "rope_interleaved",
     "use_sliding_window",
@@ -194,6 +194,16 @@ fn architecture(settings: &Settings, family: &Family, tensors: &Tensors<'_>) -> 
         return Err(invalid(settings.field("sliding_window"), 0, "must be above 0, or null"));
     }
     let (qkv_bias, qk_norm) = optional_tensors(family, hf_name, tensors)?;
+    // Where it is always so, the class does not look at the setting.
+    if family.qkv_bias != Presence::Always {
+        match settings.boolean("attention_bias")?.unwrap_or(false) {
+            said if said == qkv_bias => {}
+            true => {
+                return Err(invalid(settings.field("attention_bias"), true, "the tensors have no biases"))
+            }
+            false => return Err(invalid(settings.field("attention_bias"), false, "the tensors have biases")),
+        }
+    }
     let (rope_base, rope_scaling) = rope(settings)?;
     Ok(Architecture {
         layers: integer("num_hidden_layers")?,
@@ -229,40 +239,57 @@ pub(in crate::model) fn must_be(settings: &Settings, key: &str, values: &[Value]
 
 /// Base and scaling of the rotary frequencies. Newer files have both in one object.
 fn rope(settings: &Settings) -> Result<(f32, RopeScaling)> {
-    let (parameters, scaling) = (settings.object("rope_parameters")?, settings.object("rope_scaling")?);
-    let base = match settings.float("rope_theta")? {
-        Some(base) => Some(base),
-        None => parameters.as_ref().map(|p| p.float("rope_theta")).transpose()?.flatten(),
-    };
-    let scaling = match scaling.or(parameters) {
-        None => RopeScaling::None,
-        Some(scaling) => {
-            let kind = match scaling.string("rope_type")? {
-                Some(kind) => kind,
-                None => scaling.string("type")?.unwrap_or("default".to_string()),
-            };
-            let float = |key: &str| scaling.required(key, scaling.float(key));
-            match kind.as_str() {
-                "default" => RopeScaling::None,
-                "linear" => match float("factor")? {
-                    1.0 => RopeScaling::None,
-                    factor => RopeScaling::Linear { factor },
-                },
-                "llama3" => RopeScaling::Llama3 {
-                    factor: float("factor")?,
-                    low: float("low_freq_factor")?,
-                    high: float("high_freq_factor")?,
-                    original: scaling.required(
-                        "original_max_position_embeddings",
-                        scaling.integer("original_max_position_embeddings"),
-                    )?,
-                },
-                other => {
-                    let bound = "known are default, linear and llama3";
-                    return Err(invalid(settings.field("rope_type"), format!("{other:?}"), bound));
-                }
-            }
+    const BASE: &str = "rope_theta";
+    let base = settings.float(BASE)?;
+    let (field, object) = match (settings.object("rope_parameters")?, settings.object("rope_scaling")?) {
+        (None, None) => return Ok((base.unwrap_or(10_000.0), RopeScaling::None)),
+        (Some(parameters), None) => ("rope_parameters", parameters),
+        (None, Some(scaling)) => ("rope_scaling", scaling),
+        (Some(_), Some(_)) => {
+            return Err(invalid(
+                settings.field("rope_scaling"),
+                "an object",
+                "rope_parameters says it already",
+            ))
         }
     };
-    Ok((base.unwrap_or(10_000.0), scaling))
+    let inner = object.float(BASE)?;
+    if let (Some(base), Some(inner)) = (base, inner) {
+        if base != inner {
+            return Err(invalid(settings.field(BASE), base, format!("{field} says {inner}")));
+        }
+    }
+    let kind = match object.string("rope_type")? {
+        Some(kind) => kind,
+        None => object.string("type")?.unwrap_or("default".to_string()),
+    };
+    let float = |key: &str| object.required(key, object.float(key));
+    const ORIGINAL: &str = "original_max_position_embeddings";
+    let (scaling, members): (_, &[&str]) = match kind.as_str() {
+        "default" => (RopeScaling::None, &[]),
+        "linear" => match float("factor")? {
+            1.0 => (RopeScaling::None, &["factor"]),
+            factor => (RopeScaling::Linear { factor }, &["factor"]),
+        },
+        "llama3" => {
+            let scaling = RopeScaling::Llama3 {
+                factor: float("factor")?,
+                low: float("low_freq_factor")?,
+                high: float("high_freq_factor")?,
+                original: object.required(ORIGINAL, object.integer(ORIGINAL))?,
+            };
+            (scaling, &["factor", "low_freq_factor", "high_freq_factor", ORIGINAL])
+        }
+        other => {
+            let bound = "known are default, linear and llama3";
+            return Err(invalid(settings.field("rope_type"), format!("{other:?}"), bound));
+        }
+    };
+    let known = |key: &str| ["rope_type", "type", BASE].contains(&key) || members.contains(&key);
+    if let Some((key, value)) = object.keys().find(|(key, _)| !known(key)) {
+        let brief: String = value.to_string().chars().take(60).collect();
+        let bound = format!("not known of {field} of type {kind}");
+        return Err(invalid(settings.field(key), brief, bound));
+    }
+    Ok((base.or(inner).unwrap_or(10_000.0), scaling))
 }

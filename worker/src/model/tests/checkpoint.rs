@@ -7,9 +7,9 @@ use std::sync::OnceLock;
 
 use serde_json::{json, Value};
 
-use crate::canon::Architecture;
+use crate::canon::{Architecture, RopeScaling};
 use crate::model::dequant::Encoding;
-use crate::model::source::Files;
+use crate::model::source::{AnySource, Files};
 use crate::model::{export, import, synthetic, Model};
 
 const WEIGHTS: &str = "model.safetensors";
@@ -186,6 +186,32 @@ fn wrong_settings() {
         "factor of the rope scaling is 0.5",
     );
     config(|c| c["rope_scaling"] = json!({ "rope_type": "llama3", "factor": 8 }), "low_freq_factor");
+    config(
+        |c| c["rope_scaling"] = json!({ "type": "linear", "factor": 2.0, "attention_factor": 0.9 }),
+        "attention_factor of config.json is 0.9: not known of rope_scaling of type linear",
+    );
+    config(
+        |c| {
+            c["rope_parameters"] =
+                json!({ "rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5 })
+        },
+        "partial_rotary_factor of config.json is 0.5: not known of rope_parameters of type default",
+    );
+    config(
+        |c| c["rope_parameters"] = json!({ "rope_theta": 5e5 }),
+        "rope_theta of config.json is 10000: rope_parameters says 500000",
+    );
+    config(
+        |c| {
+            c["rope_parameters"] = json!({ "rope_type": "default" });
+            c["rope_scaling"] = json!({ "rope_type": "default" });
+        },
+        "rope_scaling of config.json is an object: rope_parameters says it already",
+    );
+    config(
+        |c| c["attention_bias"] = true.into(),
+        "attention_bias of config.json is true: the tensors have no biases",
+    );
     config(|c| c["num_hidden_layers"] = 2.into(), "tensor model.layers.1.input_layernorm.weight is missing");
     config(|c| c["num_hidden_layers"] = u64::MAX.into(), "num_hidden_layers of config.json");
     config(|c| c["num_attention_heads"] = 0.into(), "num_attention_heads of config.json is 0");
@@ -203,6 +229,61 @@ fn wrong_settings() {
     refused(|files| drop(files.remove("config.json")), "config.json is missing");
     refused(|files| drop(files.insert("config.json".into(), vec![b'['; 4096])), "config.json");
     refused(document("generation_config.json", |c| c["eos_token_id"] = json!([288])), "eos id is 288");
+}
+
+/// The scaling is read from either object, and from nowhere else.
+#[test]
+fn rope_in_either_object() {
+    let scaling = json!({ "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64 });
+    let mut newer = scaling.clone();
+    newer["rope_theta"] = 5e5.into();
+    let architecture = |change: &dyn Fn(&mut Value)| {
+        let mut files = good();
+        document("config.json", |c| change(c))(&mut files);
+        let folder = tempfile::tempdir().unwrap();
+        for (name, bytes) in &files {
+            fs::write(folder.path().join(name), bytes).unwrap();
+        }
+        let files = Files::open(folder.path()).unwrap();
+        let AnySource::Decoder(source) = files.read().unwrap() else { panic!("an encoder") };
+        (source.arch.rope_base, source.arch.rope_scaling)
+    };
+    let older = architecture(&|c| {
+        c["rope_theta"] = 5e5.into();
+        c["rope_scaling"] = scaling.clone();
+    });
+    let newer = architecture(&|c| {
+        c.as_object_mut().unwrap().remove("rope_theta");
+        c["rope_parameters"] = newer.clone();
+    });
+    let expected = RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 64 };
+    assert_eq!(older, (5e5, expected));
+    assert_eq!(newer, older);
+}
+
+/// Biases are there if attention_bias says so.
+#[test]
+fn biases_are_as_attention_bias_says() {
+    let with = |said: Value| {
+        let mut files = good();
+        let (mut header, data) = split(&files[WEIGHTS]);
+        let mut data = data.to_vec();
+        for name in ["q", "k", "v"] {
+            let offsets = json!([data.len(), data.len() + 64]);
+            header[format!("model.layers.0.self_attn.{name}_proj.bias")] =
+                json!({ "dtype": "F16", "shape": [32], "data_offsets": offsets });
+            data.extend([0; 64]);
+        }
+        files.insert(WEIGHTS.to_string(), joined(&header.to_string(), &data));
+        document("config.json", |c| c["attention_bias"] = said)(&mut files);
+        import_files(&files)
+    };
+    assert_eq!(with(true.into()), Ok(()));
+    for said in [false.into(), Value::Null] {
+        let error = with(said).unwrap_err();
+        assert!(error.contains("attention_bias of config.json is false: the tensors have biases"), "{error}");
+    }
 }
 
 /// A tokenizer of another model.
