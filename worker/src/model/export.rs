@@ -25,6 +25,9 @@ use crate::canon::rope::frequencies;
 use crate::canon::tensor::PANEL;
 use crate::canon::{Architecture, RopeScaling, Tensor};
 
+/// First letters of a file or folder that is being written.
+const TEMPORARY: &str = ".export-";
+
 /// Writes a model as one GGUF file, which must not be there yet: matrices in F16, vectors in F32, as llama.cpp wants
 /// them.
 pub fn to_gguf(model: &Model, path: &Path) -> Result<()> {
@@ -51,7 +54,7 @@ pub fn to_gguf(model: &Model, path: &Path) -> Result<()> {
 
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let temporary =
-        tempfile::Builder::new().prefix(".export-").tempfile_in(folder).map_err(ModelError::io(folder))?;
+        tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(folder).map_err(ModelError::io(folder))?;
     let write = |file: &File| -> std::io::Result<()> {
         let mut out = Padded { out: BufWriter::new(file), written: 0 };
         out.write(&writer.head(&infos))?;
@@ -209,11 +212,13 @@ pub fn to_safetensors(model: &Model, folder: &Path) -> Result<()> {
         (documents::TOKENIZER, tokenizer.tokenizer),
         (documents::CONFIG, tokenizer.config),
     ];
-    write_folder(model, folder, &documents)?;
-    match Files::open(folder)?.read()? {
-        AnySource::Decoder(source) => check_said(model, &source, "safetensors"),
-        AnySource::Encoder(_) => Err(invalid("model", "an encoder", "must be a language model")),
-    }
+    publish(folder, |folder| {
+        write_folder(model, folder, &documents)?;
+        match Files::open(folder)?.read()? {
+            AnySource::Decoder(source) => check_said(model, &source, "safetensors"),
+            AnySource::Encoder(_) => Err(invalid("model", "an encoder", "must be a language model")),
+        }
+    })
 }
 
 /// The same for an encoder, with what sentence-transformers wants to know of it.
@@ -221,19 +226,37 @@ pub fn encoder_to_safetensors(model: &EncoderModel, folder: &Path) -> Result<()>
     let tokenizer = model.tokenizer().spec().to_hf();
     let mut documents = bert::documents(model.arch()).to_vec();
     documents.extend([(documents::TOKENIZER, tokenizer.tokenizer), (documents::CONFIG, tokenizer.config)]);
-    write_folder(model, folder, &documents)?;
-    match Files::open(folder)?.read()? {
-        AnySource::Encoder(source) => check_said(model, &source, "safetensors"),
-        AnySource::Decoder(_) => Err(invalid("model", "a language model", "must be an encoder")),
+    publish(folder, |folder| {
+        write_folder(model, folder, &documents)?;
+        match Files::open(folder)?.read()? {
+            AnySource::Encoder(source) => check_said(model, &source, "safetensors"),
+            AnySource::Decoder(_) => Err(invalid("model", "a language model", "must be an encoder")),
+        }
+    })
+}
+
+/// Has a folder, which must not be there yet, or be empty, filled under another name beside it, so that it is there whole
+/// or not at all.
+fn publish(folder: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    match fs::read_dir(folder).map(|mut entries| entries.next().is_some()) {
+        Ok(true) => return Err(invalid("folder", folder.display(), "must be empty")),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(ModelError::io(folder)(e)),
+        _ => {}
     }
+    let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(ModelError::io(parent))?;
+    let temporary =
+        tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(parent).map_err(ModelError::io(parent))?;
+    let filled = temporary.path().join("model");
+    // A temporary folder is its owner's alone, one inside it is as folders are here.
+    fs::create_dir(&filled).map_err(ModelError::io(&filled))?;
+    fill(&filled)?;
+    fs::rename(&filled, folder).map_err(ModelError::io(folder))?;
+    File::open(parent).and_then(|parent| parent.sync_all()).map_err(ModelError::io(parent))
 }
 
 /// Writes documents and weights into an empty folder.
 fn write_folder<A: Kind>(model: &ModelFile<A>, folder: &Path, documents: &[(&str, Value)]) -> Result<()> {
-    fs::create_dir_all(folder).map_err(ModelError::io(folder))?;
-    if fs::read_dir(folder).map_err(ModelError::io(folder))?.next().is_some() {
-        return Err(invalid("folder", folder.display(), "must be empty"));
-    }
     for (name, document) in documents {
         let path = folder.join(name);
         let inner = path.parent().unwrap_or(folder);
@@ -338,5 +361,41 @@ impl View for Stored<'_> {
 
     fn data_len(&self) -> usize {
         2 * self.tensor.rows * self.tensor.cols
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder is there whole or not at all, and nothing else is left beside it.
+    #[test]
+    fn folders_are_whole_or_absent() {
+        let outer = tempfile::tempdir().unwrap();
+        let folder = outer.path().join("to/hf");
+        let fill = |fails: bool| {
+            publish(&folder, |filled| {
+                fs::write(filled.join("config.json"), "{}").map_err(ModelError::io(filled))?;
+                if fails {
+                    Err(invalid("model", "half", "must be whole"))
+                } else {
+                    Ok(())
+                }
+            })
+        };
+        let there = || -> Vec<String> {
+            let entries = fs::read_dir(outer.path().join("to")).unwrap();
+            entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+        };
+        assert!(fill(true).unwrap_err().to_string().contains("model is half"));
+        assert!(there().is_empty());
+        // An empty folder is taken.
+        fs::create_dir(&folder).unwrap();
+        fill(false).unwrap();
+        assert_eq!(there(), ["hf"]);
+        assert_eq!(fs::read(folder.join("config.json")).unwrap(), b"{}");
+        let error = fill(false).unwrap_err().to_string();
+        assert!(error.contains("must be empty"), "{error}");
+        assert_eq!(there(), ["hf"]);
     }
 }
