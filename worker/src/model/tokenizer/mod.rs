@@ -8,6 +8,8 @@ mod gguf;
 pub(in crate::model) mod json;
 mod sentencepiece;
 mod spec;
+#[cfg(test)]
+mod tests;
 mod wordpiece;
 
 use tokenizers::models::bpe::{Vocab, BPE};
@@ -189,15 +191,20 @@ fn byte_level(spec: &TokenizerSpec) -> tokenizers::Result<tokenizers::Tokenizer>
         .vocab_and_merges(spec.tokens.iter().cloned().zip(0..).collect::<Vocab>(), merges)
         .ignore_merges(spec.pre.ignore_merges())
         .build()?;
-    let mut words: Vec<PreTokenizerWrapper> = Vec::new();
-    for pattern in spec.pre.patterns() {
-        let pattern = SplitPattern::Regex(pattern.to_string());
-        words.push(Split::new(pattern, SplitDelimiterBehavior::Isolated, false)?.into());
-    }
-    words.push(ByteLevel::new(false, false, false).into());
     let mut bpe = tokenizers::Tokenizer::new(model);
-    bpe.with_pre_tokenizer(Some(Sequence::new(words)));
+    bpe.with_pre_tokenizer(Some(words(spec.pre)?));
     Ok(bpe)
+}
+
+/// What cuts a text into words, and writes them in the byte-level alphabet.
+fn words(pre: PreTokenizer) -> tokenizers::Result<Sequence> {
+    let mut steps: Vec<PreTokenizerWrapper> = Vec::new();
+    for pattern in pre.patterns() {
+        let pattern = SplitPattern::Regex(pattern.to_string());
+        steps.push(Split::new(pattern, SplitDelimiterBehavior::Isolated, false)?.into());
+    }
+    steps.push(ByteLevel::new(false, false, false).into());
+    Ok(Sequence::new(steps))
 }
 
 /// Text of ids as they come: what `push` returns is whole characters; the bytes of an unfinished one wait. The default
