@@ -17,6 +17,7 @@ use deepnode_worker::canon::{Architecture, Device as _, Run};
 use deepnode_worker::cpu::{Cpu, Isa};
 use deepnode_worker::model::dequant::Encoding;
 use deepnode_worker::model::{export, import, synthetic, Imported, Model};
+use half::{bf16, f16};
 use serde_json::{json, Value};
 
 fn import_into(folder: &Path, path: &Path) -> Imported {
@@ -56,6 +57,18 @@ fn formats_agree_on_the_id() {
         copy_documents("wide");
         let wide = tensors.iter().map(|(n, t)| (n.clone(), t.to_dtype(DType::F32).unwrap())).collect();
         save(&wide, at("wide/weights.safetensors")).unwrap();
+        // As checkpoints are published: F32, F16 and BF16 of values that BF16 has are one model.
+        let half = |dtype| {
+            let values = tensors.iter().map(|(n, t)| (n.clone(), t.to_dtype(DType::BF16).unwrap()));
+            let to = format!("{dtype:?}");
+            copy_documents(&to);
+            let stored = values.map(|(n, t)| (n, t.to_dtype(dtype).unwrap())).collect();
+            save(&stored, at(&to).join("model.safetensors")).unwrap();
+            import_into(&at("again"), &at(&to))
+        };
+        let [brain, others @ ..] = [DType::BF16, DType::F16, DType::F32].map(half);
+        assert!(!brain.existed && brain.id != model.id(), "{name}");
+        assert_eq!(others, [brain.clone(), brain].map(|same| Imported { existed: true, ..same }), "{name}");
         copy_documents("sharded");
         let (mut shards, mut map) = ([std::collections::HashMap::new(), Default::default()], json!({}));
         for (n, (tensor, value)) in tensors.into_iter().enumerate() {
@@ -84,8 +97,40 @@ fn formats_agree_on_the_id() {
     }
 }
 
-/// Logits of the last of `tokens` by candle, from safetensors.
-fn candle(kind: &str, folder: &Path, tokens: &[u32]) -> Vec<f32> {
+/// BF16 has less digits than F16, but not among the smallest numbers: these are rounded, once, ties to even.
+#[test]
+fn brain_floats_are_rounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model(folder.path(), &synthetic::small(), Encoding::F16);
+    let to = folder.path().join("hf");
+    export::to_safetensors(&model, &to).unwrap();
+    let path = to.join("model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+    // The smallest step of F16 is 2^-24.
+    let step = (-24f32).exp2();
+    let mut gain = vec![1.0; 64];
+    let rounded = [(1.0078125, 1.0078125), (17.0 * step, 17.0 * step), (16.125 * step, 16.0 * step)];
+    let ties =
+        [(16.5 * step, 16.0 * step), (17.5 * step, 18.0 * step), (0.25 * step, 0.0), (-0.25 * step, 0.0)];
+    for (at, (value, _)) in rounded.iter().chain(&ties).enumerate() {
+        assert_eq!(bf16::from_f32(*value).to_f32(), *value, "a value of BF16");
+        gain[at] = *value;
+    }
+    let gain = gain.into_iter().map(bf16::from_f32).collect();
+    tensors.insert(
+        "model.norm.weight".to_string(),
+        Tensor::from_vec::<_, bf16>(gain, 64, &Device::Cpu).unwrap(),
+    );
+    save(&tensors, &path).unwrap();
+    let imported = Model::open(&import_into(&folder.path().join("models"), &to).path).unwrap();
+    let found = &imported.weights().final_gain[..7];
+    let expected: Vec<f16> = rounded.iter().chain(&ties).map(|(_, half)| f16::from_f32(*half)).collect();
+    assert_eq!(found, expected);
+    assert!(found[6].is_sign_positive(), "a zero is +0");
+}
+
+/// Logits of the last of `tokens` by candle, from safetensors; None of linear scaling, which it does not know.
+fn candle(kind: &str, folder: &Path, tokens: &[u32]) -> Option<Vec<f32>> {
     let weights = fs::read(folder.join("model.safetensors")).unwrap();
     let vb = VarBuilder::from_buffered_safetensors(weights, DType::F32, &Device::Cpu).unwrap();
     let mut config: Value = serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap();
@@ -103,21 +148,22 @@ fn candle(kind: &str, folder: &Path, tokens: &[u32]) -> Vec<f32> {
             let config: mistral::Config = serde_json::from_value(config).unwrap();
             mistral::Model::new(&config, vb).unwrap().forward(&input, 0)
         }
-        "qwen2" => {
+        "qwen2" | "qwen2 untied" => {
             config["sliding_window"] = json!(1 << 20);
             config["max_window_layers"] = config["num_hidden_layers"].clone();
             let config: qwen2::Config = serde_json::from_value(config).unwrap();
             qwen2::ModelForCausalLM::new(&config, vb).unwrap().forward(&input, 0)
         }
-        "qwen3" => {
+        "qwen3" | "qwen3 untied" => {
             config["sliding_window"] = Value::Null;
             config["max_window_layers"] = config["num_hidden_layers"].clone();
             let config: qwen3::Config = serde_json::from_value(config).unwrap();
             qwen3::ModelForCausalLM::new(&config, vb).unwrap().forward(&input, 0)
         }
+        "linear" => return None,
         other => panic!("{other}"),
     };
-    logits.unwrap().flatten_all().unwrap().to_dtype(DType::F32).unwrap().to_vec1().unwrap()
+    Some(logits.unwrap().flatten_all().unwrap().to_dtype(DType::F32).unwrap().to_vec1().unwrap())
 }
 
 /// The same from GGUF; None where candle's reader knows no such family, or not all of it.
@@ -128,8 +174,12 @@ fn candle_gguf(kind: &str, path: &Path, tokens: &[u32]) -> Option<Vec<f32>> {
     let (file, cpu) = (&mut file, &Device::Cpu);
     let logits = match kind {
         "llama" => quantized_llama::ModelWeights::from_gguf(content, file, cpu).unwrap().forward(&input, 0),
-        "qwen2" => quantized_qwen2::ModelWeights::from_gguf(content, file, cpu).unwrap().forward(&input, 0),
-        "qwen3" => quantized_qwen3::ModelWeights::from_gguf(content, file, cpu).unwrap().forward(&input, 0),
+        "qwen2" | "qwen2 untied" => {
+            quantized_qwen2::ModelWeights::from_gguf(content, file, cpu).unwrap().forward(&input, 0)
+        }
+        "qwen3" | "qwen3 untied" => {
+            quantized_qwen3::ModelWeights::from_gguf(content, file, cpu).unwrap().forward(&input, 0)
+        }
         _ => return None,
     };
     Some(logits.unwrap().flatten_all().unwrap().to_dtype(DType::F32).unwrap().to_vec1().unwrap())
@@ -166,8 +216,10 @@ fn close_to_an_independent_f32_engine() {
         for len in [1, 20, 24, 25, 26, 70, 150] {
             let mut ours = vec![0.0; vocab];
             reference.logits(&forward.x_final[(len - 1) * width..len * width], &mut ours).unwrap();
-            let error = relative_error(&ours, &candle(name, &at("hf"), &tokens[..len]));
-            assert!(error < 2e-2, "{name}, {len} tokens: relative error {error}");
+            if let Some(theirs) = candle(name, &at("hf"), &tokens[..len]) {
+                let error = relative_error(&ours, &theirs);
+                assert!(error < 2e-2, "{name}, {len} tokens: relative error {error}");
+            }
             if let Some(theirs) = candle_gguf(name, &at("f16.gguf"), &tokens[..len]) {
                 let error = relative_error(&ours, &theirs);
                 assert!(error < 2e-2, "{name}, {len} tokens from GGUF: relative error {error}");

@@ -47,8 +47,8 @@ pub fn small() -> Architecture {
     }
 }
 
-/// One small architecture of each family, by its name.
-pub fn families() -> [(&'static str, Architecture); 5] {
+/// Small architectures of each family, by its name and what is different.
+pub fn families() -> [(&'static str, Architecture); 8] {
     let llama = small();
     let llama3 = RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 64 };
     [
@@ -56,7 +56,11 @@ pub fn families() -> [(&'static str, Architecture); 5] {
         ("llama3", Architecture { tied: false, rope_scaling: llama3, ..llama.clone() }),
         ("mistral", Architecture { tied: false, window: Some(24), ..llama.clone() }),
         ("qwen2", Architecture { qkv_bias: true, kv_heads: 2, ..llama.clone() }),
-        ("qwen3", Architecture { qk_norm: true, head_dim: 48, ..llama }),
+        // As the larger ones of Qwen 2.5: several query heads a key head.
+        ("qwen2 untied", Architecture { qkv_bias: true, tied: false, ..llama.clone() }),
+        ("qwen3", Architecture { qk_norm: true, head_dim: 48, ..llama.clone() }),
+        ("qwen3 untied", Architecture { qk_norm: true, tied: false, ..llama.clone() }),
+        ("linear", Architecture { rope_scaling: RopeScaling::Linear { factor: 4.0 }, ..llama }),
     ]
 }
 
