@@ -53,6 +53,7 @@ impl Files {
                 return Documents::open(folder, Some(path))
                     .map(|documents| Files::Folder(Box::new(documents)));
             }
+            check_whole(path, split_by_name(path))?;
             return Ok(Files::Gguf { path: path.to_path_buf(), map: map(path)? });
         }
         if path.join(INDEX).exists() || path.join(SINGLE).exists() {
@@ -63,9 +64,11 @@ impl Files {
         });
         let mut models: Vec<PathBuf> = entries.map_err(ModelError::io(path))?;
         models.retain(|file| is(file, "gguf") || is(file, "safetensors"));
+        models.sort();
         match &models[..] {
             [one] => Files::open(one),
             other => {
+                other.iter().try_for_each(|file| check_whole(file, split_by_name(file)))?;
                 let found = format!("{} .gguf and .safetensors files", other.len());
                 let bound = format!("must have {SINGLE}, {INDEX} or just one file of a model");
                 Err(invalid(path.display(), found, bound))
@@ -77,7 +80,9 @@ impl Files {
     pub fn read(&self) -> Result<AnySource<'_>> {
         match self {
             Files::Gguf { path, map } => {
-                let mut source = gguf::read(&Gguf::parse(map)?)?;
+                let gguf = Gguf::parse(map)?;
+                check_whole(path, gguf::split(&gguf)?)?;
+                let mut source = gguf::read(&gguf)?;
                 if source.name.is_empty() {
                     source.name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
                 }
@@ -144,6 +149,25 @@ impl Documents {
             weights: self.weights.iter().map(|(name, map)| (name.as_str(), &map[..])).collect(),
         }
     }
+}
+
+/// Refuses a file that is one part of several, `part` counted from 1: number and count.
+fn check_whole(path: &Path, part: Option<(u32, u32)>) -> Result<()> {
+    match part {
+        Some((part, count)) if count > 1 => {
+            let bound = "merge them first: llama-gguf-split --merge";
+            Err(invalid(path.display(), format!("part {part} of {count}"), bound))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Which part of how many a GGUF file is by its name, `NAME-00001-of-00003.gguf`.
+fn split_by_name(path: &Path) -> Option<(u32, u32)> {
+    let (rest, count) = path.file_stem()?.to_str()?.rsplit_once("-of-")?;
+    let (_, part) = rest.rsplit_once('-')?;
+    let number = |digits: &str| digits.parse().ok().filter(|_| digits.len() == 5);
+    Some((number(part)?, number(count)?))
 }
 
 fn map(path: &Path) -> Result<Mmap> {

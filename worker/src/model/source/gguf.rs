@@ -60,6 +60,12 @@ pub fn read<'a>(gguf: &Gguf<'a>) -> Result<Source<'a>> {
     Ok(Source { name, arch, tokenizer, parts })
 }
 
+/// Which part of a model in several files this is, and of how many; None where the file does not say.
+pub fn split(gguf: &Gguf<'_>) -> Result<Option<(u32, u32)>> {
+    let number = |key: &str| gguf.integer(key, 0, u32::from(u16::MAX));
+    Ok(number("split.no")?.map(|n| n + 1).zip(number("split.count")?))
+}
+
 fn architecture(gguf: &Gguf<'_>, family: &Family) -> Result<Architecture> {
     let prefix = format!("{}.", family.gguf);
     for (key, value) in &gguf.pairs {

@@ -363,3 +363,36 @@ fn folders_with_nothing_or_too_much() {
     assert!(open(folder.path()).contains("2 .gguf and .safetensors files"));
     assert!(open(&folder.path().join("c.gguf")).contains("c.gguf: No such file"));
 }
+
+/// A GGUF file that is one of several is told from one that is damaged.
+#[test]
+fn split_gguf_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let save = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    let error = |path: &Path| {
+        let error = import(path, &folder.path().join("models"), &|_| {}).unwrap_err().to_string();
+        assert!(error.contains("merge them first: llama-gguf-split --merge"), "{error}");
+        error
+    };
+    let arch = Architecture { layers: 1, ..synthetic::small() };
+    let mut writer = synthetic::writer(&arch, Encoding::F16, 5);
+    // As the first one of a split model that holds no tensors, which the reader alone would call damaged.
+    let first = save("big-00001-of-00003.gguf", b"GGUF\x03\0\0\0");
+    assert!(error(&first).contains("big-00001-of-00003.gguf is part 1 of 3"));
+    save("big-00002-of-00003.gguf", b"GGUF");
+    assert!(error(folder.path()).contains("big-00001-of-00003.gguf is part 1 of 3"));
+    writer.u32("split.no", 1);
+    writer.u32("split.count", 3);
+    let renamed = save("renamed.gguf", &writer.finish());
+    assert!(error(&renamed).contains("renamed.gguf is part 2 of 3"));
+
+    // One part is the whole.
+    writer.u32("split.no", 0);
+    writer.u32("split.count", 1);
+    let whole = save("big-00001-of-00001.gguf", &writer.finish());
+    import(&whole, &folder.path().join("models"), &|_| {}).unwrap();
+}
