@@ -11,7 +11,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use deepnode_worker::canon::{Architecture, EncoderArchitecture};
+use deepnode_worker::canon::{Architecture, EncoderArchitecture, RopeScaling};
 use deepnode_worker::model::dequant::Encoding;
 use deepnode_worker::model::gguf::{Gguf, GgufWriter};
 use deepnode_worker::model::source::{gguf, hf, AnySource, Part, Source};
@@ -20,8 +20,10 @@ use deepnode_worker::model::{export, import, synthetic, Model, Tokenizer, WordPi
 use half::f16;
 use serde_json::{json, Value};
 
-/// Memory that one input may take at any time: all inputs have less than 200 KB.
+/// Memory that one input may take at any time: all inputs have less than 250 KB.
 const MAX_BYTES: isize = 48 << 20;
+/// One input in how many of those that are read without an error is imported as a whole.
+const WHOLE: usize = 20;
 /// Time that one input may take; most take a ten-thousandth.
 const MAX_TIME: Duration = Duration::from_secs(10);
 
@@ -116,6 +118,43 @@ fn arch() -> Architecture {
     Architecture { layers: 1, width: 32, heads: 1, kv_heads: 1, ffn: 32, ..synthetic::small() }
 }
 
+/// Small models of every kind that an import treats differently, as GGUF files.
+fn seeds() -> Vec<GgufWriter> {
+    let small = arch();
+    let llama3 = RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 64 };
+    let mut seeds: Vec<GgufWriter> = [
+        (Encoding::Q8_0, small.clone()),
+        (Encoding::Q4_0, Architecture { qkv_bias: true, tied: false, ..small.clone() }),
+        (Encoding::Q5_1, Architecture { qk_norm: true, ..small.clone() }),
+        (Encoding::Q4_1, Architecture { rope_scaling: llama3, ..small.clone() }),
+        (Encoding::Bf16, Architecture { rope_scaling: RopeScaling::Linear { factor: 2.0 }, ..small.clone() }),
+        (Encoding::F32, Architecture { window: Some(24), tied: false, ..small.clone() }),
+        (Encoding::Q3K, Architecture { width: 256, ffn: 256, ..small.clone() }),
+        (Encoding::Q6K, Architecture { width: 256, heads: 2, ..small.clone() }),
+    ]
+    .into_iter()
+    .map(|(encoding, arch)| synthetic::writer(&arch, encoding, 3))
+    .collect();
+    let mut pieces = synthetic::writer(&Architecture { vocab: 320, eos: vec![2], ..small }, Encoding::F16, 3);
+    pieces.remove("tokenizer.ggml.merges");
+    synthetic::sentence_piece(320).write_gguf(&mut pieces);
+    seeds.push(pieces);
+    seeds
+}
+
+/// The whole import of files that were read without an error: packings, layout, rope table. What it writes can be opened,
+/// and is what its id says.
+fn import_whole(files: &[(&str, &[u8])], entry: &str) -> Result<(), String> {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    let imported = import(&folder.path().join(entry), &folder.path().join("models"), &|_| {});
+    let model = Model::open(&imported.map_err(|e| e.to_string())?.path).unwrap();
+    model.verify().unwrap();
+    Ok(())
+}
+
 /// Everything that an import does but write: each weight decoded and, for some, the tokenizer built.
 fn use_source(source: Source<'_>, random: &mut Random) -> Result<(), String> {
     decode(&source.parts)?;
@@ -189,17 +228,9 @@ fn fuzz(what: &str, input: impl Fn(&mut Random) -> Result<(), String> + Sync) {
 
 #[test]
 fn gguf_inputs() {
-    let mut good = synthetic::metadata(&arch());
-    {
-        let file = synthetic::gguf(&arch(), Encoding::Q8_0, 3);
-        for (name, tensor) in Gguf::parse(&file).unwrap().tensors {
-            let dimensions = [tensor.cols as u64, tensor.rows as u64];
-            let dimensions = if tensor.rows == 1 { &dimensions[..1] } else { &dimensions };
-            good.tensor(name, dimensions, tensor.encoding.ggml(), tensor.bytes.to_vec());
-        }
-    }
+    let seeds = seeds();
     fuzz("GGUF", |random| {
-        let mut writer = good.clone();
+        let mut writer = seeds[random.below(seeds.len())].clone();
         for _ in 0..1 + random.below(3) {
             mutate_gguf(&mut writer, random);
         }
@@ -213,8 +244,22 @@ fn gguf_inputs() {
         for tensor in gguf.tensors.values() {
             assert!(file.as_ptr_range().contains(&tensor.bytes.as_ptr()));
         }
-        use_source(gguf::read(&gguf).map_err(|e| e.to_string())?, random)
+        use_source(gguf::read(&gguf).map_err(|e| e.to_string())?, random)?;
+        if random.one_in(WHOLE) {
+            import_whole(&[("m.gguf", &file)], "m.gguf")?;
+        }
+        Ok(())
     });
+}
+
+/// The longest context of a model of 60 KB would have a rope table of 128 MB.
+#[test]
+fn long_contexts_take_no_memory() {
+    let file = synthetic::gguf(&Architecture { context: 1 << 20, ..arch() }, Encoding::F16, 3);
+    NOW.set(0);
+    PEAK.set(0);
+    import_whole(&[("m.gguf", &file)], "m.gguf").unwrap();
+    assert!(PEAK.get() < MAX_BYTES, "took {} bytes", PEAK.get());
 }
 
 fn mutate_gguf(writer: &mut GgufWriter, random: &mut Random) {
@@ -254,6 +299,8 @@ fn mutate_gguf(writer: &mut GgufWriter, random: &mut Random) {
     }
 }
 
+const WEIGHTS: &str = "w.safetensors";
+
 /// The documents of a checkpoint, and the data of its weights.
 #[derive(Clone)]
 struct Checkpoint {
@@ -268,11 +315,11 @@ const TOKENIZER_CONFIG: usize = 3;
 const HEADER: usize = 4;
 const INDEX: usize = 5;
 
-#[test]
-fn safetensors_inputs() {
+/// The checkpoint of a model in a GGUF file.
+fn checkpoint(gguf: &[u8]) -> Checkpoint {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.gguf");
-    fs::write(&path, synthetic::gguf(&arch(), Encoding::F16, 5)).unwrap();
+    fs::write(&path, gguf).unwrap();
     let model = Model::open(&import(&path, folder.path(), &|_| {}).unwrap().path).unwrap();
     let to = folder.path().join("hf");
     export::to_safetensors(&model, &to).unwrap();
@@ -281,8 +328,8 @@ fn safetensors_inputs() {
     let len = 8 + u64::from_le_bytes(weights[..8].try_into().unwrap()) as usize;
     let header: Value = serde_json::from_slice(&weights[8..len]).unwrap();
     let names = header.as_object().unwrap().keys().filter(|name| *name != "__metadata__");
-    let map: serde_json::Map<_, _> = names.map(|name| (name.clone(), "w.safetensors".into())).collect();
-    let good = Checkpoint {
+    let map: serde_json::Map<_, _> = names.map(|name| (name.clone(), WEIGHTS.into())).collect();
+    Checkpoint {
         documents: [
             document("config.json"),
             document("generation_config.json"),
@@ -292,9 +339,14 @@ fn safetensors_inputs() {
             json!({ "weight_map": map }),
         ],
         data: weights[len..].to_vec(),
-    };
+    }
+}
+
+#[test]
+fn safetensors_inputs() {
+    let seeds: Vec<Checkpoint> = seeds().iter().map(|gguf| checkpoint(&gguf.finish())).collect();
     fuzz("safetensors", |random| {
-        let mut checkpoint = good.clone();
+        let mut checkpoint = seeds[random.below(seeds.len())].clone();
         for _ in 0..1 + random.below(3) {
             let which = [CONFIG, CONFIG, GENERATION, TOKENIZER, TOKENIZER_CONFIG, HEADER, HEADER, INDEX]
                 [random.below(8)];
@@ -324,9 +376,24 @@ fn safetensors_inputs() {
             modules: None,
             pooling: None,
             index: random.one_in(2).then_some(&texts[INDEX]),
-            weights: vec![("w.safetensors", &weights)],
+            weights: vec![(WEIGHTS, &weights)],
         };
-        use_source(hf::read(&folder).map_err(|e| e.to_string())?, random)
+        let named = [
+            ("config.json", Some(folder.config)),
+            ("generation_config.json", folder.generation),
+            ("tokenizer.json", Some(folder.tokenizer.tokenizer)),
+            ("tokenizer_config.json", folder.tokenizer.config),
+            ("chat_template.jinja", folder.tokenizer.template),
+            ("model.safetensors.index.json", folder.index),
+            (WEIGHTS, Some(&weights)),
+        ];
+        use_source(hf::read(&folder).map_err(|e| e.to_string())?, random)?;
+        if random.one_in(WHOLE) {
+            let files: Vec<_> = named.into_iter().filter_map(|(name, bytes)| Some((name, bytes?))).collect();
+            // Without an index only the one file of weights is read.
+            import_whole(&files, if folder.index.is_some() { "" } else { WEIGHTS })?;
+        }
+        Ok(())
     });
 }
 

@@ -24,14 +24,10 @@ impl RopeTable {
     /// Table for heads of `head_dim` elements (even, not 0) and `positions` positions.
     pub fn new(base: f32, scaling: RopeScaling, head_dim: u32, positions: u32) -> Self {
         let half = head_dim as usize / 2;
-        let frequencies: Vec<f64> =
-            frequencies(base, head_dim).map(|frequency| scaling.scaled(frequency)).collect();
+        let frequencies = scaled(base, scaling, head_dim);
         let mut pairs = Vec::with_capacity(half * positions as usize);
         for t in 0..positions {
-            pairs.extend(frequencies.iter().map(|f| {
-                let angle = f64::from(t) * f;
-                [libm::cos(angle) as f32, libm::sin(angle) as f32]
-            }));
+            pairs.extend(row(&frequencies, t));
         }
         Self { half, pairs }
     }
@@ -45,18 +41,33 @@ impl RopeTable {
     pub fn at(&self, position: usize) -> &[[f32; 2]] {
         &self.pairs[position * self.half..(position + 1) * self.half]
     }
+}
 
-    /// BLAKE3 of cos, sin as f32 little-endian, `[position][d / 2][2]`.
-    pub fn digest(&self) -> Digest {
-        let mut hasher = blake3::Hasher::new();
-        let mut bytes = Vec::with_capacity(self.half * 8);
-        for row in self.pairs.chunks(self.half) {
-            bytes.clear();
-            bytes.extend(row.iter().flatten().flat_map(|x| x.to_le_bytes()));
-            hasher.update(&bytes);
-        }
-        *hasher.finalize().as_bytes()
+/// Digest of the table that [`RopeTable::new`] makes of the same: BLAKE3 of cos, sin as f32 little-endian,
+/// `[position][d / 2][2]`. It takes no memory for the table, which a small file with a long context makes large.
+pub fn digest(base: f32, scaling: RopeScaling, head_dim: u32, positions: u32) -> Digest {
+    let frequencies = scaled(base, scaling, head_dim);
+    let mut hasher = blake3::Hasher::new();
+    let mut bytes = Vec::with_capacity(8 * frequencies.len());
+    for t in 0..positions {
+        bytes.clear();
+        bytes.extend(row(&frequencies, t).flatten().flat_map(f32::to_le_bytes));
+        hasher.update(&bytes);
     }
+    *hasher.finalize().as_bytes()
+}
+
+/// The frequencies of a head's pairs, in radians a position.
+fn scaled(base: f32, scaling: RopeScaling, head_dim: u32) -> Vec<f64> {
+    frequencies(base, head_dim).map(|frequency| scaling.scaled(frequency)).collect()
+}
+
+/// (cos, sin) of each pair at position `t`.
+fn row(frequencies: &[f64], t: u32) -> impl Iterator<Item = [f32; 2]> + '_ {
+    frequencies.iter().map(move |f| {
+        let angle = f64::from(t) * f;
+        [libm::cos(angle) as f32, libm::sin(angle) as f32]
+    })
 }
 
 /// The frequencies of a head's pairs before any scaling, in radians a position.
@@ -79,7 +90,7 @@ mod tests {
     /// Pins `libm` and the order of operations: any change here changes every model id.
     #[test]
     fn digest_is_pinned() {
-        let digest = RopeTable::new(100_000.0, RopeScaling::None, 64, 2048).digest();
+        let digest = digest(100_000.0, RopeScaling::None, 64, 2048);
         assert_eq!(hex(&digest), "cb8a9fe2f781d4832ec9c5b87026a295a963ed8083121ac21df288d6d2d3e518");
     }
 

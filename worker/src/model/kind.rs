@@ -12,7 +12,7 @@ use super::manifest::{
 };
 use super::tokenizer::{Tokenizer, TokenizerSpec, WordPiece, WordPieceSpec};
 use crate::canon::commit::Digest;
-use crate::canon::rope::RopeTable;
+use crate::canon::rope;
 use crate::canon::{Architecture, EncoderArchitecture};
 
 /// A kind of model: its architecture.
@@ -78,7 +78,7 @@ impl Kind for Architecture {
     }
 
     fn rope(&self) -> Digest {
-        RopeTable::of(self).digest()
+        rope::digest(self.rope_base, self.rope_scaling, self.head_dim, self.context)
     }
 }
 

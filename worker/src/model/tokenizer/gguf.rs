@@ -65,7 +65,7 @@ impl TokenizerSpec {
     }
 
     /// Writes the metadata that `from_gguf` reads.
-    pub(in crate::model) fn write_gguf(&self, writer: &mut GgufWriter) {
+    pub fn write_gguf(&self, writer: &mut GgufWriter) {
         let prefix = self.pre.space_prefix();
         writer.string("tokenizer.ggml.model", if prefix.is_some() { "llama" } else { "gpt2" });
         writer.string("tokenizer.ggml.pre", self.pre.ggml());
