@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use deepnode_emulator::{Memory, Schedule, Site};
-use deepnode_worker::cuda::args::{self, Address};
+use deepnode_worker::canon::constants::BLOCK;
+use deepnode_worker::cuda::args::{self, Address, Product};
 use deepnode_worker::cuda::{Gpu, GpuError, Launch};
 use parking_lot::Mutex;
 
@@ -23,8 +24,10 @@ pub struct Emulated {
     pub fuse: Option<usize>,
     /// Attend to a sequence's blocks one after another, as a card does where there are more than 64.
     pub narrow: bool,
+    /// Which kernels were launched, and the most passes that one of its launches made over the columns of a matrix.
+    pub launched: Arc<Mutex<BTreeMap<&'static str, usize>>>,
     /// A wait, by file and line, that every launch leaves out.
-    pub skip: Option<(&'static str, u32)>,
+    pub skip: Option<(String, u32)>,
     mutants: Option<Arc<Mutex<Mutants>>>,
     /// Launches of each kernel that ran with waits left out.
     tried: BTreeMap<&'static str, u32>,
@@ -37,6 +40,7 @@ impl Emulated {
             schedule,
             fuse: None,
             narrow: false,
+            launched: Arc::default(),
             skip: None,
             mutants: None,
             tried: BTreeMap::new(),
@@ -68,13 +72,18 @@ impl Emulated {
         if let Some(left) = &mut self.fuse {
             *left = left.checked_sub(1).ok_or_else(|| failed("run")("the device is lost".to_string()))?;
         }
+        let mut launched = self.launched.lock();
+        let most = launched.entry(launch.kernel).or_default();
+        *most = passes(launch).max(*most);
+        drop(launched);
         let tried = self.tried.entry(launch.kernel).or_default();
         *tried += 1;
         let intact = self.skip.is_some().then(|| self.memory.snapshot());
         let before = (self.mutants.is_some() && *tried <= 4).then(|| self.memory.snapshot());
         let mut sites = self.once(launch, self.schedule, None)?;
-        if let (Some((file, line)), Some(intact)) = (self.skip, &intact) {
-            let skipped = |site: &Site| site.line == line && site.file.to_string_lossy().ends_with(file);
+        if let (Some((file, line)), Some(intact)) = (&self.skip, &intact) {
+            let skipped =
+                |site: &Site| site.line == *line && site.file.to_string_lossy().ends_with(&file[..]);
             if let Some(site) = sites.iter().copied().find(skipped) {
                 self.memory.restore(intact);
                 sites = self.once(launch, self.schedule, Some(site))?;
@@ -100,6 +109,18 @@ impl Emulated {
         }
         Ok(())
     }
+}
+
+/// Passes over the columns that each block of threads makes, of a product for few rows; 1 of any other kernel.
+fn passes(launch: &Launch) -> usize {
+    if ![args::QKV, args::RESIDUAL, args::GATE, args::LOGITS].iter().any(|few| few.contains(&launch.kernel)) {
+        return 1;
+    }
+    // Every product's argument begins with it.
+    let product: Product = bytemuck::pod_read_unaligned(&launch.args[..size_of::<Product>()]);
+    let blocks = product.w.cols.div_ceil(BLOCK as u32);
+    // Those for many rows have no wave.
+    blocks.checked_div(product.wave).map_or(1, |_| blocks.div_ceil(product.wave) as usize)
 }
 
 fn failed(call: &'static str) -> impl Fn(String) -> GpuError {

@@ -7,6 +7,18 @@ use deepnode_worker::canon::constants::*;
 use deepnode_worker::cuda::args;
 use sha2::{Digest, Sha256};
 
+const PRODUCTS: [args::ProductKernels; 4] = [args::QKV, args::RESIDUAL, args::GATE, args::LOGITS];
+
+/// The products for few rows.
+pub fn few() -> impl Iterator<Item = &'static str> {
+    PRODUCTS.into_iter().flat_map(|kernels| kernels.into_iter().take(args::WIDTHS.len()))
+}
+
+/// The products for many rows.
+fn many() -> impl Iterator<Item = &'static str> {
+    PRODUCTS.into_iter().map(|kernels| kernels[args::WIDTHS.len()])
+}
+
 fn folder() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels"))
 }
@@ -26,16 +38,34 @@ fn sources() -> Vec<(String, String)> {
     sources
 }
 
-/// File and line of every wait in the kernels.
-pub fn waits() -> Vec<(String, u32)> {
+/// Kernel, file and line of every wait in the kernels: of one that is made of a function, the function's.
+pub fn waits() -> Vec<(&'static str, String, u32)> {
     let mut waits = Vec::new();
-    for (name, text) in sources().iter().filter(|(name, _)| name != "device.cuh") {
-        let lines = (1..).zip(text.lines());
-        let waiting =
-            lines.filter(|(_, line)| line.contains("barrier();") || line.contains("copies_wait();"));
-        waits.extend(waiting.map(|(number, _)| (name.clone(), number)));
+    for (file, text) in sources().iter().filter(|(name, _)| name != "device.cuh") {
+        let mut function = "";
+        for (number, line) in (1..).zip(text.lines()) {
+            // `KERNEL(name, ...` and `DEVICE type name(...` begin at the margin.
+            if let Some(rest) = line.strip_prefix("KERNEL(") {
+                function = rest.split(',').next().unwrap();
+            } else if line.starts_with("DEVICE ") {
+                function = line.split('(').next().unwrap().rsplit(' ').next().unwrap();
+            }
+            if line.contains("barrier();") || line.contains("copies_wait();") {
+                waits.extend(made_of(function).into_iter().map(|kernel| (kernel, file.clone(), number)));
+            }
+        }
     }
     waits
+}
+
+/// The kernels that a function is part of; a kernel by itself.
+fn made_of(function: &str) -> Vec<&'static str> {
+    match function {
+        "decode" => few().collect(),
+        "prefill" => many().collect(),
+        "greatest" => vec![args::TOP, args::CHOOSE],
+        kernel => vec![args::kernels().find(|name| *name == kernel).expect(kernel)],
+    }
 }
 
 /// `constants.cuh` as it must be: the CPU's table in CUDA's words.
