@@ -23,6 +23,7 @@ pub use batch::{Batch, Event, Job, Limits, Logprobs};
 pub use embed::Embedder;
 pub use ending::{Finish, Pieces, Stop};
 pub use error::EngineError;
+pub use pages::PageUse;
 pub use runner::{Failure, Load, Runner, Ticket};
 pub use session::{Generation, Request, Session};
 pub use trace::{difference, Difference, Element, HexBytes, TensorClaim, TensorName, Trace};
@@ -184,6 +185,11 @@ impl Engine {
     /// Positions that there is memory for, over all sequences.
     pub fn positions(&self) -> usize {
         self.current().pages.lock().total() * PAGE
+    }
+
+    /// How the pages of the device that computes now are used.
+    pub fn page_use(&self) -> PageUse {
+        self.current().pages.lock().page_use()
     }
 
     /// An empty session with room for `capacity` positions: of a generation, prompt and greatest output together.

@@ -21,6 +21,21 @@ pub struct Pages {
     /// Nodes that begin a path.
     roots: Vec<usize>,
     clock: u64,
+    found: u64,
+    evicted: u64,
+}
+
+/// How the pages of an engine are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageUse {
+    /// Pages that there are.
+    pub total: usize,
+    /// Those that no sequence uses: what they hold goes when others want them.
+    pub available: usize,
+    /// Whole pages that sequences found computed, since the engine began.
+    pub found: u64,
+    /// Pages that held something and were wanted by others, since the engine began.
+    pub evicted: u64,
 }
 
 /// A page in the tree.
@@ -61,7 +76,16 @@ pub struct Found {
 impl Pages {
     pub fn new(total: usize) -> Self {
         let total = u32::try_from(total).unwrap_or(u32::MAX);
-        Self { free: Vec::new(), fresh: 0, total, nodes: Vec::new(), roots: Vec::new(), clock: 0 }
+        Self {
+            free: Vec::new(),
+            fresh: 0,
+            total,
+            nodes: Vec::new(),
+            roots: Vec::new(),
+            clock: 0,
+            found: 0,
+            evicted: 0,
+        }
     }
 
     /// Pages that there are.
@@ -110,6 +134,7 @@ impl Pages {
             self.hold(node);
             found.held.path.push(node);
             found.pages.push(self.at(node).page);
+            self.found += 1;
             rest = after;
         }
         let common = |node: usize| self.at(node).tokens.iter().zip(rest).take_while(|(a, b)| a == b).count();
@@ -161,6 +186,11 @@ impl Pages {
     pub fn available(&self) -> usize {
         let unused = self.nodes.iter().flatten().filter(|node| node.users == 0).count();
         self.free.len() + (self.total - self.fresh) as usize + unused
+    }
+
+    pub fn page_use(&self) -> PageUse {
+        let (found, evicted) = (self.found, self.evicted);
+        PageUse { total: self.total(), available: self.available(), found, evicted }
     }
 
     fn at(&self, node: usize) -> &Node {
@@ -217,6 +247,7 @@ impl Pages {
         let (oldest, _) = unused.min_by_key(|(_, node)| node.used)?;
         let Node { parent, page, .. } = self.nodes[oldest].take()?;
         self.children_mut(parent).retain(|child| *child != oldest);
+        self.evicted += 1;
         Some(page)
     }
 }
