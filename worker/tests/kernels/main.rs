@@ -2,6 +2,7 @@
 //! the schedule, and each of their waits is needed.
 
 mod emulated;
+mod engine;
 mod files;
 
 use std::collections::{BTreeMap, BTreeSet};
