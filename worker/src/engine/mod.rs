@@ -115,7 +115,7 @@ impl Engine {
     pub fn cuda(model: &dyn Decoder, card: &Card, positions: Option<usize>) -> Result<Self, EngineError> {
         check(model)?;
         let open = || Driver::open(card, true).map_err(DeviceError::from);
-        prove(open()?, model.arch())?;
+        prove(open, model.arch())?;
         let pages = positions.map(|positions| positions.div_ceil(PAGE));
         Ok(Self::on(Box::new(Cuda::new(open()?, model, Room { pages, ..Room::default() })?)))
     }

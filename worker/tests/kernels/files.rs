@@ -125,7 +125,10 @@ fn the_manifest_is_of_these_sources() {
     let fatbin = std::fs::read(folder().join("kernels.fatbin")).unwrap();
     assert_eq!(manifest["fatbin"].as_str().unwrap(), sha256(&fatbin));
     for kernels in ["sm_80", "sm_90a"].map(|arch| manifest["kernels"][arch].as_table().unwrap()) {
-        for kernel in args::kernels() {
+        let mut all: Vec<&str> = args::kernels().collect();
+        all.sort_unstable();
+        assert_eq!(kernels.keys().map(String::as_str).collect::<Vec<_>>(), all);
+        for kernel in all {
             let cost = &kernels[kernel];
             assert_eq!(
                 (cost["spills"].as_integer(), cost["stack"].as_integer()),

@@ -13,7 +13,7 @@ use deepnode_worker::canon::device::{Device, Forward, Point, Run, Tap, PAGE};
 use deepnode_worker::canon::random::RandomDecoder;
 use deepnode_worker::canon::reference::Reference;
 use deepnode_worker::canon::{Architecture, SamplingParams};
-use deepnode_worker::cuda::{cards, prove, Cuda, Driver, Gpu, Room};
+use deepnode_worker::cuda::{args, cards, prove, Cuda, Driver, Gpu, Room};
 use deepnode_worker::model::synthetic::small;
 use emulated::{Emulated, Mutants};
 
@@ -329,16 +329,32 @@ fn failures_are_errors() {
     assert!(device.copy_page(0, 1).is_err());
 }
 
-/// What a card must pass before it serves is passed by the right kernels, and by none that lack a wait.
+/// What a card must pass before it serves is passed by the right kernels, and takes every kernel that a model of the
+/// architecture takes, the products for few rows with several passes; it is passed by none that lack a wait.
 #[test]
 fn the_proof_is_passed_and_failed() {
-    prove(Emulated::new(Schedule::ALL[2]), &odd()).unwrap();
-    prove(Emulated::new(Schedule::ALL[2]), &normed()).unwrap();
-    let mut broken = Emulated::new(Schedule::ALL[0]);
-    broken.skip = files::waits()
-        .into_iter()
-        .find(|(_, file, _)| file == "decode.cuh")
-        .map(|(_, file, line)| (file, line));
+    for (of, others) in [(odd(), &[args::HEAD_NORM][..]), (normed(), &args::QKV)] {
+        let launched = Arc::default();
+        let open = || {
+            let mut gpu = Emulated::new(Schedule::ALL[2]);
+            gpu.launched = Arc::clone(&launched);
+            Ok(gpu)
+        };
+        prove(open, &of).unwrap();
+        let launched = launched.lock();
+        let wanted: BTreeSet<_> = args::kernels().filter(|kernel| !others.contains(kernel)).collect();
+        assert_eq!(launched.keys().copied().collect::<BTreeSet<_>>(), wanted);
+        for kernel in files::few().filter(|kernel| wanted.contains(kernel)) {
+            assert!(launched[kernel] > 1, "{kernel}");
+        }
+    }
+    let wait = files::waits().into_iter().find(|(_, file, _)| file == "decode.cuh");
+    let wait = wait.map(|(_, file, line)| (file, line));
+    let broken = || {
+        let mut gpu = Emulated::new(Schedule::ALL[0]);
+        gpu.skip = wait.clone();
+        Ok(gpu)
+    };
     let error = prove(broken, &odd()).unwrap_err().to_string();
     assert!(error.contains("the device does not compute canon/1"), "{error}");
 }
