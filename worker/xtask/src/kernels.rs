@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::{bail, Context, Result};
 use sha2::{Digest, Sha256};
 
+use crate::budget::Budget;
 use crate::manifest::{add_sass, check_ptx, from_ptxas, Manifest};
 use crate::tools::{install, output, PACKAGES};
 
@@ -33,13 +34,7 @@ pub fn run(check: bool) -> Result<()> {
     let folder = root.join("worker/kernels");
     let cuda = install(&root)?;
     let (fatbin, manifest) = build(&cuda, &folder)?;
-    for (arch, kernels) in &manifest.kernels {
-        for (name, cost) in kernels {
-            if cost.spills != 0 || cost.stack != 0 {
-                bail!("{name} for {arch}: {} bytes spilled, {} of stack, must be 0", cost.spills, cost.stack);
-            }
-        }
-    }
+    Budget::read(&folder)?.check(&manifest.kernels)?;
     let text = format!("# Written by `cargo xtask kernels`.\n\n{}", toml::to_string_pretty(&manifest)?);
     for (name, bytes) in [("kernels.fatbin", &fatbin[..]), ("MANIFEST.toml", text.as_bytes())] {
         let path = folder.join(name);

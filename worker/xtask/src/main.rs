@@ -1,5 +1,6 @@
 //! `cargo xtask kernels`: builds the worker's CUDA kernels, which needs neither a GPU nor an installed CUDA.
 
+mod budget;
 mod kernels;
 mod manifest;
 mod tools;
