@@ -1,8 +1,9 @@
 //! What computes: a card, or the processor. The results are the same.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use serde::{Deserialize, Serialize};
 
@@ -75,13 +76,32 @@ impl Device {
                 let card = found.iter().find(|card| card.ordinal == number);
                 on(model, card.ok_or_else(|| absent(number, "there is no such card"))?, options)
             }
-            Self::Auto => match cards().ok().and_then(|cards| cards.into_iter().next()) {
+            Self::Auto => match first_card() {
                 None => Engine::new(model.clone(), options),
                 Some(card) => on(model, &card, options).or_else(|error| {
                     tracing::warn!(card = card.name, %error, "the card is not used; computing on the processor");
                     Engine::new(model.clone(), options)
                 }),
             },
+        }
+    }
+}
+
+/// The first card that can compute. Says once why there is none.
+fn first_card() -> Option<Card> {
+    static SAID: Once = Once::new();
+    match cards() {
+        Ok(cards) => cards.into_iter().next(),
+        Err(why) => {
+            SAID.call_once(|| {
+                // Of NVIDIA's kernel module: whoever has it wants its card used.
+                if ["/dev/nvidiactl", "/proc/driver/nvidia"].iter().any(|path| Path::new(path).exists()) {
+                    tracing::warn!(%why, "this machine's card is not used; computing on the processor");
+                } else {
+                    tracing::info!(%why, "computing on the processor");
+                }
+            });
+            None
         }
     }
 }

@@ -43,10 +43,11 @@ pub struct Cuda<G: Gpu> {
 }
 
 struct State<G: Gpu> {
+    /// Steps that were recorded, by width and by how many blocks they attend to side by side. Before the device: fields are
+    /// dropped in order.
+    steps: HashMap<(Width, usize), G::Recording>,
     gpu: G,
     plan: Plan,
-    /// Steps that were recorded, by width and by how many blocks they attend to side by side.
-    steps: HashMap<(Width, usize), G::Recording>,
     /// The first failure: what memory holds after one is unknown.
     failed: Option<DeviceError>,
 }
@@ -83,7 +84,7 @@ impl<G: Gpu> Cuda<G> {
             layer.cache = Cache { keys, values, heads: arch.kv_heads, dim: arch.head_dim };
         }
         let plan = Plan { arch: arch.clone(), places, buffers };
-        let state = State { gpu, plan, steps: HashMap::new(), failed: None };
+        let state = State { steps: HashMap::new(), gpu, plan, failed: None };
         Ok(Self { arch, rows, pages, state: Mutex::new(state) })
     }
 
@@ -254,10 +255,14 @@ impl<G: Gpu> State<G> {
                 self.gpu.repeat(recording)?;
             }
         }
-        let x_final = self.read_halves(self.plan.buffers.x_final, rows, self.plan.arch.width as usize)?;
+        let width = self.plan.arch.width as usize;
+        let mut x_final = vec![f16::ZERO; rows * padded(width)];
         let mut bad = vec![0u32; rows];
-        self.gpu.read(buffers.bad, bytemuck::cast_slice_mut(&mut bad))?;
-        result.x_final.extend(x_final);
+        self.gpu.read(&mut [
+            (self.plan.buffers.x_final, bytemuck::cast_slice_mut(&mut x_final)),
+            (buffers.bad, bytemuck::cast_slice_mut(&mut bad)),
+        ])?;
+        result.x_final.extend(unpadded(&x_final, width));
         result.finite.extend(bad.iter().map(|bad| *bad == 0));
         Ok(seen)
     }
@@ -305,21 +310,16 @@ impl<G: Gpu> State<G> {
         match source {
             Source::Floats(from) => {
                 let mut all = vec![0f32; rows * padded(len)];
-                self.gpu.read(from, bytemuck::cast_slice_mut(&mut all))?;
-                Ok(all.chunks(padded(len)).flat_map(|row| row[..len].iter().copied()).collect())
+                self.gpu.read(&mut [(from, bytemuck::cast_slice_mut(&mut all))])?;
+                Ok(unpadded(&all, len).collect())
             }
             Source::Halves(from) => {
-                Ok(self.read_halves(from, rows, len)?.iter().map(|x| x.to_f32()).collect())
+                let mut all = vec![f16::ZERO; rows * padded(len)];
+                self.gpu.read(&mut [(from, bytemuck::cast_slice_mut(&mut all))])?;
+                Ok(unpadded(&all, len).map(f16::to_f32).collect())
             }
             Source::Cache(cache) => self.read_cache(step, cache, point == Point::Key),
         }
-    }
-
-    /// Rows of `len` halves without what pads them.
-    fn read_halves(&mut self, from: Address, rows: usize, len: usize) -> Result<Vec<f16>, GpuError> {
-        let mut all = vec![f16::ZERO; rows * padded(len)];
-        self.gpu.read(from, bytemuck::cast_slice_mut(&mut all))?;
-        Ok(all.chunks(padded(len)).flat_map(|row| row[..len].iter().copied()).collect())
     }
 
     /// Keys or values at the step's positions, heads side by side.
@@ -337,7 +337,7 @@ impl<G: Gpu> State<G> {
                     let halves = unread.insert(vec![f16::ZERO; page_len]);
                     let base = if keys { cache.keys } else { cache.values };
                     let from = base + u64::from(page) * (page_len * size_of::<f16>()) as u64;
-                    self.gpu.read(from, bytemuck::cast_slice_mut(halves))?;
+                    self.gpu.read(&mut [(from, bytemuck::cast_slice_mut(halves))])?;
                     halves
                 }
             };
@@ -373,7 +373,7 @@ impl<G: Gpu> State<G> {
     fn logits(&mut self, x_final: &[f16], logits: &mut [f32]) -> Result<(), GpuError> {
         let rows = self.write_head(x_final)?;
         self.gpu.run(&[self.plan.logits(Width::of(rows))])?;
-        self.gpu.read(self.plan.buffers.logits, bytemuck::cast_slice_mut(logits))
+        self.gpu.read(&mut [(self.plan.buffers.logits, bytemuck::cast_slice_mut(logits))])
     }
 
     fn sample(&mut self, x_final: &[f16], params: &[(SamplingParams, u32)]) -> Result<Vec<u32>, GpuError> {
@@ -384,7 +384,7 @@ impl<G: Gpu> State<G> {
         let [top, choose] = self.plan.sample(width);
         self.gpu.run(&[self.plan.logits(width), top, choose])?;
         let mut tokens = vec![0u32; rows];
-        self.gpu.read(self.plan.buffers.tokens, bytemuck::cast_slice_mut(&mut tokens))?;
+        self.gpu.read(&mut [(self.plan.buffers.tokens, bytemuck::cast_slice_mut(&mut tokens))])?;
         Ok(tokens)
     }
 
@@ -397,6 +397,11 @@ impl<G: Gpu> State<G> {
         }
         Ok(())
     }
+}
+
+/// The elements of rows of `len`, without what pads them.
+fn unpadded<T: Copy>(rows: &[T], len: usize) -> impl Iterator<Item = T> + '_ {
+    rows.chunks(padded(len)).flat_map(move |row| row[..len].iter().copied())
 }
 
 /// What the sampler's kernel reads of the parameters.

@@ -12,7 +12,11 @@ use super::args::{self, Address};
 use super::gpu::{Gpu, GpuError, Launch};
 
 /// All kernels: machine code for compute capabilities 8.x and 9.0, PTX for later ones. `cargo xtask kernels` makes it.
-static KERNELS: &[u8] = include_bytes!("../../kernels/kernels.fatbin");
+static KERNELS: &Aligned<[u8]> = &Aligned(*include_bytes!("../../kernels/kernels.fatbin"));
+
+/// The driver reads words of up to 16 bytes; bytes of a program by themselves begin anywhere.
+#[repr(C, align(16))]
+struct Aligned<T: ?Sized>(T);
 
 /// Least driver, as `cuDriverGetVersion` counts: the CUDA release that the kernels are built with.
 const DRIVER: i32 = 13_000;
@@ -128,7 +132,7 @@ pub struct Driver {
 // SAFETY: every call first makes the context current to its thread; handles are the context's, not a thread's.
 unsafe impl Send for Driver {}
 
-/// A graph of launches.
+/// A graph of launches. Handles are null until there is what they name.
 pub struct Graph {
     context: Arc<Context>,
     graph: sys::CUgraph,
@@ -140,10 +144,15 @@ unsafe impl Send for Graph {}
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        if self.context.enter().is_ok() {
-            // SAFETY: both were made by `record` and are destroyed once; the stream has done with them, as whoever
-            // repeats a graph reads its results. A failure leaves nothing to do.
+        if self.context.enter().is_err() {
+            return;
+        }
+        if !self.exec.is_null() {
+            // SAFETY: made by `record`, destroyed once; the stream has done with it, as whoever repeats a graph reads its
+            // results. A failure leaves nothing to do, here and below.
             let _ = unsafe { graph::exec_destroy(self.exec) };
+        }
+        if !self.graph.is_null() {
             // SAFETY: as above.
             let _ = unsafe { graph::destroy(self.graph) };
         }
@@ -168,7 +177,7 @@ impl Driver {
             overlap,
         };
         // SAFETY: a whole fatbin, which is copied.
-        driver.module = unsafe { result::module::load_data(KERNELS.as_ptr().cast()) }
+        driver.module = unsafe { result::module::load_data(KERNELS.0.as_ptr().cast()) }
             .map_err(failed("cuModuleLoadData"))?;
         for name in args::kernels() {
             driver.kernels.insert(name, driver.kernel(name)?);
@@ -182,6 +191,9 @@ impl Driver {
         // SAFETY: the module is loaded.
         let function = unsafe { result::module::get_function(self.module, symbol) }
             .map_err(|e| GpuError { call: "cuModuleGetFunction", why: format!("{name}: {:?}", e.0) })?;
+        // Drivers load a kernel when it is first launched, which must not be while launches are recorded.
+        // SAFETY: the function is the module's; the driver is one that has the call, as `cards` has seen.
+        unsafe { sys::cuFuncLoad(function) }.result().map_err(failed("cuFuncLoad"))?;
         let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_BINARY_VERSION;
         // SAFETY: the function is the module's.
         let version = unsafe { result::function::get_function_attribute(function, attribute) }
@@ -259,12 +271,16 @@ impl Gpu for Driver {
         unsafe { result::memcpy_htod_async(to, bytes, self.stream) }.map_err(failed("cuMemcpyHtoDAsync"))
     }
 
-    fn read(&mut self, from: Address, bytes: &mut [u8]) -> Result<(), GpuError> {
+    fn read(&mut self, parts: &mut [(Address, &mut [u8])]) -> Result<(), GpuError> {
         self.context.enter()?;
-        // SAFETY: as for `write`; nobody looks at the bytes before the stream is done.
-        unsafe { result::memcpy_dtoh_async(bytes, from, self.stream) }
-            .map_err(failed("cuMemcpyDtoHAsync"))?;
-        self.finish()
+        let copied = parts.iter_mut().try_for_each(|(from, bytes)| {
+            // SAFETY: as for `write`; nobody looks at the bytes before the stream is done.
+            unsafe { result::memcpy_dtoh_async(bytes, *from, self.stream) }
+                .map_err(failed("cuMemcpyDtoHAsync"))
+        });
+        // In any case: a copy that was begun writes to the caller's memory.
+        self.finish()?;
+        copied
     }
 
     fn copy(&mut self, to: Address, from: Address, bytes: usize) -> Result<(), GpuError> {
@@ -286,9 +302,12 @@ impl Gpu for Driver {
         unsafe { stream::begin_capture(self.stream, mode) }.map_err(failed("cuStreamBeginCapture"))?;
         let enqueued = self.enqueue(launches);
         // SAFETY: it captures since the call above; ended in any case, or nothing else could run.
-        let graph = unsafe { stream::end_capture(self.stream) }.map_err(failed("cuStreamEndCapture"));
+        let graph = unsafe { stream::end_capture(self.stream) }
+            .map_err(failed("cuStreamEndCapture"))
+            // Whatever fails from here on, what was captured is destroyed.
+            .map(|graph| Graph { context: self.context.clone(), graph, exec: null_mut() });
         enqueued?;
-        let mut graph = Graph { context: self.context.clone(), graph: graph?, exec: null_mut() };
+        let mut graph = graph?;
         // SAFETY: the graph was just captured.
         graph.exec = unsafe { graph::instantiate(graph.graph, sys::CUgraphInstantiate_flags(0)) }
             .map_err(failed("cuGraphInstantiate"))?;

@@ -30,7 +30,7 @@ pub struct GpuError {
 
 /// A device. Work is done in the order of the calls.
 pub trait Gpu: Send {
-    /// Launches that were recorded.
+    /// Launches that were recorded. It must be dropped before its device is.
     type Recording: Send;
 
     /// `bytes` zero bytes, at an address that is a multiple of 256, until the device is dropped.
@@ -41,8 +41,8 @@ pub trait Gpu: Send {
 
     fn write(&mut self, to: Address, bytes: &[u8]) -> Result<(), GpuError>;
 
-    /// Waits for all work, and reads.
-    fn read(&mut self, from: Address, bytes: &mut [u8]) -> Result<(), GpuError>;
+    /// Waits for all work, once, and reads from each of some places.
+    fn read(&mut self, parts: &mut [(Address, &mut [u8])]) -> Result<(), GpuError>;
 
     /// Copies within the device; the two do not overlap.
     fn copy(&mut self, to: Address, from: Address, bytes: usize) -> Result<(), GpuError>;

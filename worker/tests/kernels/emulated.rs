@@ -1,7 +1,7 @@
 //! The emulator as the device that the engine's GPU path runs on.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use deepnode_emulator::{Memory, Schedule, Site};
 use deepnode_worker::canon::constants::BLOCK;
@@ -29,6 +29,8 @@ pub struct Emulated {
     /// A wait, by file and line, that every launch leaves out.
     pub skip: Option<(String, u32)>,
     mutants: Option<Arc<Mutex<Mutants>>>,
+    /// Gone with the device.
+    alive: Arc<()>,
     /// Launches of each kernel that ran with waits left out.
     tried: BTreeMap<&'static str, u32>,
 }
@@ -43,6 +45,7 @@ impl Emulated {
             launched: Arc::default(),
             skip: None,
             mutants: None,
+            alive: Arc::default(),
             tried: BTreeMap::new(),
         }
     }
@@ -127,8 +130,21 @@ fn failed(call: &'static str) -> impl Fn(String) -> GpuError {
     move |why| GpuError { call, why }
 }
 
+/// Launches that were recorded.
+pub struct Recorded {
+    launches: Vec<Launch>,
+    device: Weak<()>,
+}
+
+impl Drop for Recorded {
+    fn drop(&mut self) {
+        // A driver's graph cannot be destroyed after its context.
+        assert!(self.device.strong_count() > 0, "a recording outlives its device");
+    }
+}
+
 impl Gpu for Emulated {
-    type Recording = Vec<Launch>;
+    type Recording = Recorded;
 
     fn alloc(&mut self, bytes: usize) -> Result<Address, GpuError> {
         Ok(self.memory.alloc(bytes))
@@ -142,13 +158,13 @@ impl Gpu for Emulated {
         self.memory.write(to, bytes).map_err(failed("write"))
     }
 
-    fn read(&mut self, from: Address, bytes: &mut [u8]) -> Result<(), GpuError> {
-        self.memory.read(from, bytes).map_err(failed("read"))
+    fn read(&mut self, parts: &mut [(Address, &mut [u8])]) -> Result<(), GpuError> {
+        parts.iter_mut().try_for_each(|(from, bytes)| self.memory.read(*from, bytes).map_err(failed("read")))
     }
 
     fn copy(&mut self, to: Address, from: Address, bytes: usize) -> Result<(), GpuError> {
         let mut through = vec![0; bytes];
-        self.read(from, &mut through)?;
+        self.read(&mut [(from, &mut through)])?;
         self.write(to, &through)
     }
 
@@ -157,10 +173,10 @@ impl Gpu for Emulated {
     }
 
     fn record(&mut self, launches: &[Launch]) -> Result<Self::Recording, GpuError> {
-        Ok(launches.to_vec())
+        Ok(Recorded { launches: launches.to_vec(), device: Arc::downgrade(&self.alive) })
     }
 
     fn repeat(&mut self, recording: &Self::Recording) -> Result<(), GpuError> {
-        self.run(recording)
+        self.run(&recording.launches)
     }
 }
