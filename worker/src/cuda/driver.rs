@@ -18,6 +18,9 @@ static KERNELS: &Aligned<[u8]> = &Aligned(*include_bytes!("../../kernels/kernels
 #[repr(C, align(16))]
 struct Aligned<T: ?Sized>(T);
 
+/// Bytes of page-locked memory that small writes go through: a step's tokens and tables, and a batch's choices.
+const STAGING: usize = 1 << 20;
+
 /// Least driver, as `cuDriverGetVersion` counts: the CUDA release that the kernels are built with.
 const DRIVER: i32 = 13_000;
 /// Least compute capability.
@@ -126,6 +129,10 @@ pub struct Driver {
     module: sys::CUmodule,
     kernels: HashMap<&'static str, Kernel>,
     allocations: Vec<Address>,
+    /// `STAGING` bytes, page-locked; null until there are any.
+    staging: *mut u8,
+    /// Bytes from its beginning on that the stream may yet have to copy.
+    staged: usize,
     overlap: bool,
 }
 
@@ -174,8 +181,12 @@ impl Driver {
             module: null_mut(),
             kernels: HashMap::new(),
             allocations: Vec::new(),
+            staging: null_mut(),
+            staged: 0,
             overlap,
         };
+        // SAFETY: nothing reads what has not been written.
+        driver.staging = unsafe { result::malloc_host(STAGING, 0) }.map_err(failed("cuMemHostAlloc"))?.cast();
         // SAFETY: a whole fatbin, which is copied.
         driver.module = unsafe { result::module::load_data(KERNELS.0.as_ptr().cast()) }
             .map_err(failed("cuModuleLoadData"))?;
@@ -238,9 +249,12 @@ impl Driver {
         Ok(())
     }
 
-    fn finish(&self) -> Result<(), GpuError> {
+    /// Waits for all work.
+    fn finish(&mut self) -> Result<(), GpuError> {
         // SAFETY: the stream lives as long as `self`.
-        unsafe { stream::synchronize(self.stream) }.map_err(failed("cuStreamSynchronize"))
+        unsafe { stream::synchronize(self.stream) }.map_err(failed("cuStreamSynchronize"))?;
+        self.staged = 0;
+        Ok(())
     }
 }
 
@@ -266,9 +280,27 @@ impl Gpu for Driver {
 
     fn write(&mut self, to: Address, bytes: &[u8]) -> Result<(), GpuError> {
         self.context.enter()?;
-        // SAFETY: the address is of an allocation that has as many bytes, by what the device's layout says. Memory that
-        // is not page-locked has been read when the call returns.
-        unsafe { result::memcpy_htod_async(to, bytes, self.stream) }.map_err(failed("cuMemcpyHtoDAsync"))
+        let stream = self.stream;
+        let copy = |bytes: &[u8]| {
+            // SAFETY: the address is of an allocation that has as many bytes, by what the device's layout says. The source
+            // stays as it is until the copy has ended, see below.
+            unsafe { result::memcpy_htod_async(to, bytes, stream) }.map_err(failed("cuMemcpyHtoDAsync"))
+        };
+        if bytes.len() > STAGING {
+            copy(bytes)?;
+            return self.finish();
+        }
+        if bytes.len() > STAGING - self.staged {
+            self.finish()?;
+        }
+        // SAFETY: within the staging memory, and beyond what the stream may yet copy.
+        let staged = unsafe {
+            let at = self.staging.add(self.staged);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), at, bytes.len());
+            std::slice::from_raw_parts(at, bytes.len())
+        };
+        self.staged += bytes.len();
+        copy(staged)
     }
 
     fn read(&mut self, parts: &mut [(Address, &mut [u8])]) -> Result<(), GpuError> {
@@ -330,6 +362,10 @@ impl Drop for Driver {
         for address in self.allocations.drain(..) {
             // SAFETY: allocated once, freed once; the stream is done. A failure leaves nothing to do, here and below.
             let _ = unsafe { result::free_sync(address) };
+        }
+        if !self.staging.is_null() {
+            // SAFETY: as above.
+            let _ = unsafe { result::free_host(self.staging.cast()) };
         }
         if !self.module.is_null() {
             // SAFETY: loaded once, unloaded once.

@@ -115,9 +115,11 @@ impl Engine {
     pub fn cuda(model: &dyn Decoder, card: &Card, positions: Option<usize>) -> Result<Self, EngineError> {
         check(model)?;
         let open = || Driver::open(card, true).map_err(DeviceError::from);
+        // First, so that the card's context, which takes long to make, is there until the end.
+        let driver = open()?;
         prove(open, model.arch())?;
         let pages = positions.map(|positions| positions.div_ceil(PAGE));
-        Ok(Self::on(Box::new(Cuda::new(open()?, model, Room { pages, ..Room::default() })?)))
+        Ok(Self::on(Box::new(Cuda::new(driver, model, Room { pages, ..Room::default() })?)))
     }
 
     /// An engine that computes by the scalar reference: slow, for checking the others.
