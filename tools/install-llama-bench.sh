@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# Builds llama.cpp's llama-bench and llama-batched-bench, the peers of `make bench-engine`, and llama-quantize, which
-# makes their quantised models, into .tools/bin: from the source package of llama-cpp-python on PyPI, for this processor.
-# Does nothing where they are there. Needs some minutes, once.
+# Builds llama.cpp's llama-bench and llama-batched-bench, the peers of `make bench-engine`, llama-quantize, which makes
+# their quantised models, and llama-logits, a small program of ours on its library, into .tools/bin: from the source
+# package of llama-cpp-python on PyPI, for this processor. Does nothing where they are there. Needs some minutes, once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 package=llama-cpp-python==0.3.36
 package_sha256=832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
-programs=(llama-bench llama-batched-bench llama-quantize)
+programs=(llama-bench llama-batched-bench llama-quantize llama-logits)
 bin=$PWD/.tools/bin
 stamp=$PWD/.tools/llama-bench.version
+built="$package ${programs[*]} $(cat tools/llama-logits/* | sha256sum)"
 
 fail() { echo "install-llama-bench: $*" >&2; exit 1; }
 
-if [[ -f $stamp && $(<"$stamp") == "$package ${programs[*]}" ]] && (cd "$bin" && ls "${programs[@]}" >/dev/null 2>&1); then
+if [[ -f $stamp && $(<"$stamp") == "$built" ]] && (cd "$bin" && ls "${programs[@]}" >/dev/null 2>&1); then
   echo "${programs[*]} of $package: $bin"
   exit 0
 fi
@@ -41,12 +42,12 @@ if [[ ! $cmake ]]; then
   cmake=$work/cmake/bin/cmake
 fi
 echo "building ${programs[*]} for this processor (some minutes)"
-"$cmake" -S "$work/source/vendor/llama.cpp" -B "$work/build" -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON \
-  -DBUILD_SHARED_LIBS=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF \
+"$cmake" -S tools/llama-logits -DLLAMA="$work/source/vendor/llama.cpp" -B "$work/build" -DCMAKE_BUILD_TYPE=Release \
+  -DGGML_NATIVE=ON -DLLAMA_BUILD_COMMON=ON -DBUILD_SHARED_LIBS=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF \
   -DLLAMA_BUILD_TOOLS=ON -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF >"$work/log" 2>&1 || { tail -n 30 "$work/log" >&2; fail "cmake failed"; }
 # What it compiles is its progress; its warnings are not ours.
 "$cmake" --build "$work/build" --target "${programs[@]}" --parallel "$(getconf _NPROCESSORS_ONLN)" 2>"$work/log" | grep --line-buffered '^\[' ||
   { tail -n 30 "$work/log" >&2; fail "the build failed"; }
 for program in "${programs[@]}"; do mv "$work/build/bin/$program" "$bin/$program"; done
-echo "$package ${programs[*]}" >"$stamp"
+echo "$built" >"$stamp"
 echo "${programs[*]} of $package: $bin"

@@ -1,9 +1,13 @@
 //! The engine on SmolLM2-135M beside llama.cpp on the same weights: prefill and decoding, for each number of threads and
-//! instruction set; decoding with quantised weights; a process's start; what an audit costs; and an encoder beside candle.
+//! instruction set; how close the logits of both are; decoding with quantised weights; a process's start; what an audit costs;
+//! and an encoder beside candle.
 //! Rounds alternate between all of them, so that a busy machine meets them alike; medians are printed, with the best in
 //! brackets. `make bench-engine` builds the peer.
 
+mod agreement;
 mod audit;
+#[path = "../../tests/candle/mod.rs"]
+mod candle;
 mod embed;
 mod llama;
 mod packed;
@@ -115,7 +119,11 @@ struct Settings {
     /// Numbers of threads; 1 and 2 by default.
     #[arg(long)]
     threads: Vec<usize>,
-    /// What to measure instead of everything: pp32, pp128, pp512, tg64, tg32@512, tg32x8, packed, audit, startup, embeddings.
+    /// What to measure instead of everything: pp32, pp128, pp512, tg64, tg32@512, tg32x8, agreement, packed,
+    /// audit, startup, embeddings. The exit code is 1 where `agreement` finds greatest logits that are the same at fewer than
+    /// 99% of positions or a relative RMS error of 0.02, and where `audit` finds, in the best of its rounds and with a tenth on
+    /// top for a machine that is not quite idle, more than 1/3 of producing the same tokens, or a commitment that costs more
+    /// than 0.5% of decoding. On a machine that computes something else too, more --rounds make the best one truer.
     #[arg(long)]
     case: Vec<String>,
     /// Open this model, say two tokens and end: what the case `startup` measures.
@@ -141,10 +149,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     if settings.isa.is_empty() {
         settings.isa = Isa::available().into_iter().filter(|isa| *isa != Isa::Portable).rev().collect();
     }
-    let others = ["packed", "audit", "startup", "embeddings"];
+    let others = ["agreement", "packed", "audit", "startup", "embeddings"];
     let is_known = |case: &str| others.contains(&case) || CASES.iter().any(|known| known.name == case);
     if let Some(unknown) = settings.case.iter().find(|case| !is_known(case)) {
         return Err(format!("--case {unknown}: see --help").into());
+    }
+    let of_peer = |case: &&String| ["agreement", "packed", "startup"].contains(&case.as_str());
+    if let Some(case) = settings.case.iter().find(of_peer).filter(|_| settings.peer.is_none()) {
+        return Err(format!("--case {case} needs --peer").into());
     }
     let (isas, threads, rounds) = (&settings.isa, &settings.threads, settings.rounds.into());
     let mapped = Arc::new(testing::smollm2());
@@ -153,21 +165,30 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("peer: {}", peer.version());
     }
     halves(&settings, &mapped, peer.as_ref())?;
+    // What is beyond its limits is told at the end, after all figures.
+    let mut beyond: Vec<String> = Vec::new();
+    let mut judge = |done: llama::Result<()>| beyond.extend(done.err().map(|error| error.to_string()));
     if let Some(peer) = &peer {
+        if settings.wants("agreement") {
+            judge(agreement::run(peer, &mapped, isas[0], most));
+        }
         if settings.wants("packed") {
             packed::run(peer, threads, isas, rounds)?;
         }
         if settings.wants("startup") {
-            startup::run(peer, most, rounds)?;
+            startup::run(peer, threads, rounds)?;
         }
     }
     if settings.wants("audit") {
-        audit::run(&mapped, isas[0], most, rounds)?;
+        judge(audit::run(&mapped, isas[0], most, rounds));
     }
     if settings.wants("embeddings") {
         embed::run(threads, isas, rounds)?;
     }
-    Ok(())
+    match beyond.is_empty() {
+        true => Ok(()),
+        false => Err(beyond.join("; ").into()),
+    }
 }
 
 /// The cases with f16 weights.

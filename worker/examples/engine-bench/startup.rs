@@ -25,36 +25,38 @@ pub fn child(model: &Path, threads: usize) -> Result<()> {
     Ok(())
 }
 
-/// Prints a line for each model file.
-pub fn run(llama: &Llama, threads: usize, rounds: usize) -> Result<()> {
-    println!("\nfrom the start of a process to its second token, {threads} threads, files in the system's memory; median of {rounds}\n");
-    println!("| weights | file, MB | ours, s | llama.cpp, s | ratio | ours at most, MB | of the file | llama.cpp at most, MB |");
-    println!("|---|--:|--:|--:|--:|--:|--:|--:|");
-    for kind in ["F16", "Q4_0", "Q8_0"] {
+/// Prints a line for each model file and number of threads.
+pub fn run(llama: &Llama, threads: &[usize], rounds: usize) -> Result<()> {
+    println!("\nfrom the start of a process to its second token, files in the system's memory; median of {rounds}\n");
+    println!("| weights | threads | file, MB | ours, s | llama.cpp, s | ratio | ours at most, MB | of the file | llama.cpp at most, MB |");
+    println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|");
+    for kind in ["F16", "Q4_0", "Q4_1", "Q8_0"] {
         let file =
             if kind == "F16" { llama.model().to_path_buf() } else { crate::packed::quantised(llama, kind)? };
         let folder = tempfile::tempdir()?;
         let model = import(&file, folder.path(), &|_| {})?.path;
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-        for _ in 0..rounds {
-            let mut own = Command::new(std::env::current_exe()?);
-            own.arg("--startup").arg(&model).args(["--threads", &threads.to_string()]);
-            ours.push(measure(own)?);
-            let mut peer = Command::new(llama.tool("llama-batched-bench"));
-            peer.arg("-m").arg(&file).args(["-t", &threads.to_string(), "-c", &CONTEXT.to_string()]);
-            peer.args(["-npp", "1", "-ntg", "2", "-npl", "1"]);
-            theirs.push(measure(peer)?);
+        for threads in threads.iter().map(usize::to_string) {
+            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+            for _ in 0..rounds {
+                let mut own = Command::new(std::env::current_exe()?);
+                own.arg("--startup").arg(&model).args(["--threads", &threads]);
+                ours.push(measure(own)?);
+                let mut peer = Command::new(llama.tool("llama-batched-bench"));
+                peer.arg("-m").arg(&file).args(["-t", &threads, "-c", &CONTEXT.to_string()]);
+                peer.args(["-npp", "1", "-ntg", "2", "-npl", "1"]);
+                theirs.push(measure(peer)?);
+            }
+            let [(ours, memory), (theirs, their_memory)] = [median(ours), median(theirs)];
+            let megabytes = |bytes: u64| bytes as f64 / 1e6;
+            let length = megabytes(std::fs::metadata(&model)?.len());
+            println!(
+                "| {kind} | {threads} | {length:.0} | {ours:.2} | {theirs:.2} | {:.2} | {:.0} | {:.2} | {:.0} |",
+                ours / theirs,
+                megabytes(memory),
+                megabytes(memory) / length,
+                megabytes(their_memory),
+            );
         }
-        let [(ours, memory), (theirs, their_memory)] = [median(ours), median(theirs)];
-        let megabytes = |bytes: u64| bytes as f64 / 1e6;
-        let length = megabytes(std::fs::metadata(&model)?.len());
-        println!(
-            "| {kind} | {length:.0} | {ours:.2} | {theirs:.2} | {:.2} | {:.0} | {:.2} | {:.0} |",
-            ours / theirs,
-            megabytes(memory),
-            megabytes(memory) / length,
-            megabytes(their_memory),
-        );
     }
     Ok(())
 }
