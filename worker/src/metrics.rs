@@ -25,6 +25,8 @@ pub struct Metrics {
     pub queued: AtomicU64,
     /// 1 since a spare device computes.
     pub device_failed: AtomicU64,
+    /// 1 since the worker accepts no more tasks.
+    pub stopping: AtomicU64,
 }
 
 /// Help of the gauge that says so.
@@ -66,6 +68,8 @@ impl Metrics {
         put("running", "gauge", "Tasks that generate now.", &[("", of(&self.running))]);
         put("queued", "gauge", "Tasks that wait for their turn.", &[("", of(&self.queued))]);
         put("device_failed", "gauge", DEVICE_FAILED, &[("", of(&self.device_failed))]);
+        let help = "1 since the worker accepts no more tasks: it was told to stop, or its device failed.";
+        put("stopping", "gauge", help, &[("", of(&self.stopping))]);
         text.0
     }
 }

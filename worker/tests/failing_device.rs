@@ -1,61 +1,22 @@
 //! A device that stops working in the middle: the spare one goes on with the same bits, or everybody is told.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+mod failing;
+
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::channel;
 use std::sync::Arc;
 use std::time::Duration;
 
 use deepnode_worker::canon::random::RandomDecoder;
 use deepnode_worker::canon::reference::Reference;
-use deepnode_worker::canon::{Architecture, Device, DeviceError, Forward, Run, SamplingParams, Tap};
+use deepnode_worker::canon::SamplingParams;
 use deepnode_worker::engine::*;
 use deepnode_worker::gateway::{Gateway, Settings};
 use deepnode_worker::model::synthetic::{self, small};
 use deepnode_worker::model::{dequant::Encoding, import, Model};
-use half::f16;
 use serde_json::{json, Value};
 
-/// Works for so many calls, then fails always.
-struct Failing<D> {
-    device: D,
-    left: AtomicUsize,
-}
-
-impl<D> Failing<D> {
-    fn new(device: D, calls: usize) -> Box<Self> {
-        Box::new(Self { device, left: AtomicUsize::new(calls) })
-    }
-
-    fn call(&self) -> Result<(), DeviceError> {
-        let works = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        works.map(|_| ()).map_err(|_| DeviceError("fell off the bus".into()))
-    }
-}
-
-impl<D: Device> Device for Failing<D> {
-    fn arch(&self) -> &Architecture {
-        self.device.arch()
-    }
-
-    fn pages(&self) -> usize {
-        self.device.pages()
-    }
-
-    fn forward(&self, runs: &[Run<'_>], tap: Option<&mut Tap<'_>>) -> Result<Forward, DeviceError> {
-        self.call()?;
-        self.device.forward(runs, tap)
-    }
-
-    fn logits(&self, x_final: &[f16], logits: &mut [f32]) -> Result<(), DeviceError> {
-        self.call()?;
-        self.device.logits(x_final, logits)
-    }
-
-    fn copy_page(&self, from: u32, to: u32) -> Result<(), DeviceError> {
-        self.call()?;
-        self.device.copy_page(from, to)
-    }
-}
+use failing::Failing;
 
 fn spare(model: &Arc<RandomDecoder>) -> Engine {
     let options = Options { threads: 1, huge_pages: false, positions: Some(4096), ..Options::default() };

@@ -107,7 +107,8 @@ impl Network {
         let journal = TaskJournal::open(&journal, CHAIN_ID, &agent.address.to_string()).expect("a journal");
         let blobs = self.blobs(worker);
         let worker = Worker::new(chain.clone(), Arc::new(executor), journal, blobs, registration, pace);
-        agent.spawn(worker.clone().run(stopped));
+        let working = worker.clone().run(stopped);
+        agent.spawn(async move { working.await.expect("a device that works") });
         agent.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
             let server = tonic::transport::Server::builder().add_service(serving::service(worker));

@@ -107,7 +107,8 @@ pub fn run<E: Executor>(
         tokio::select! {
             served = serving => served.context("serving"),
             changed = rechecked => Err(changed),
-            () = worker.run(stop) => {
+            ended = worker.run(stop) => {
+                ended.context("no device to go on with")?;
                 tracing::info!("stopped");
                 Ok(())
             }

@@ -112,6 +112,7 @@ async fn local(home: &Home) -> Value {
             "models": s.models.iter().map(hex::encode).collect::<Vec<_>>(),
             "running": s.running,
             "queued": s.queued,
+            "stopping": Some(s.stopping).filter(|reason| !reason.is_empty()),
         }),
         Err(error) => json!(error.to_string()),
     }

@@ -23,6 +23,9 @@ pub enum EngineError {
     NoPages { wanted: usize, total: usize },
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// A fault of the program; what is asked next is computed all the same.
+    #[error("the engine crashed")]
+    Crashed,
     #[error("cancelled")]
     Cancelled,
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use deepnode_proto::deepnode::tasks::v1::Task;
 
-use crate::canon::{DeviceError, Digest, SamplingParams};
+use crate::canon::{Digest, SamplingParams};
 use crate::engine::{self, Engine, EngineError, Event, Failure, Generation, Limits, Runner};
 use crate::model::{model_path, Model, ModelError};
 use crate::request;
@@ -163,7 +163,7 @@ impl Executor for Engines {
                 Ok(Err(Failure::Engine(error))) => return Err(error),
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Err(Failure::Crashed)) | Err(RecvTimeoutError::Disconnected) => {
-                    return Err(DeviceError("the engine crashed".into()).into());
+                    return Err(EngineError::Crashed);
                 }
             }
         }

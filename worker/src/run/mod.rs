@@ -13,7 +13,7 @@ pub use register::Registration;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use deepnode_proto::deepnode::tasks::v1::{Receipt, Task, TaskStatus};
@@ -23,8 +23,9 @@ use parking_lot::Mutex;
 use tokio::sync::{watch, Notify, Semaphore};
 
 use crate::blobs::Blobs;
-use crate::canon::Digest;
+use crate::canon::{DeviceError, Digest};
 use crate::chain::Chain;
+use crate::engine::EngineError;
 use crate::journal::TaskJournal;
 use crate::metrics::Metrics;
 use crate::model::TextStream;
@@ -58,6 +59,10 @@ impl Default for Pace {
     }
 }
 
+/// Why a worker accepts no more tasks, as users are told.
+const STOPPING: &str = "the worker is stopping";
+const FAILED: &str = "the worker's device failed";
+
 /// One worker: shared by its loop, its tasks and its service.
 pub struct Worker {
     pub(crate) chain: Arc<dyn Chain>,
@@ -76,8 +81,10 @@ pub struct Worker {
     inputs: Notify,
     /// Tasks that generate at once: the engine computes them together.
     turns: Semaphore,
-    /// Set when the worker was told to stop: what it has not accepted goes back to the chain.
-    stopping: AtomicBool,
+    /// Set when the worker was told to stop, or cannot go on: what it has not accepted goes back to the chain.
+    stopping: OnceLock<&'static str>,
+    /// What a device failed with that has no spare one.
+    failed: watch::Sender<Option<DeviceError>>,
     /// Ends generations when the time to drain is over.
     cancel: AtomicBool,
     pub metrics: Arc<Metrics>,
@@ -104,7 +111,8 @@ impl Worker {
             shown: Mutex::default(),
             inputs: Notify::new(),
             turns: Semaphore::new(pace.parallel as usize),
-            stopping: AtomicBool::new(false),
+            stopping: OnceLock::new(),
+            failed: watch::Sender::new(None),
             cancel: AtomicBool::new(false),
             metrics: Arc::default(),
         })
@@ -118,23 +126,25 @@ impl Worker {
         self.executor.models()
     }
 
-    /// Works until `stop` becomes true; then tasks that are accepted get the time to drain, others are given back. What
-    /// is not done then goes on after a restart.
-    pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+    /// Works until `stop` becomes true, or a device fails that has no spare one: the error. Then tasks that are accepted
+    /// get the time to drain, others are given back. What is not done then goes on after a restart.
+    pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) -> Result<(), DeviceError> {
         let keeper = tokio::spawn(self.clone().keep());
         let mut poll = tokio::time::interval(self.pace.poll);
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut reachable = true;
+        let mut failed = self.failed.subscribe();
         let mut deadline = None;
         loop {
             tokio::select! {
                 _ = poll.tick() => {}
                 () = self.chain.next_block() => {}
                 _ = stop.wait_for(|stop| *stop), if deadline.is_none() => {
+                    self.accept_no_more(STOPPING);
                     deadline = Some(Instant::now() + self.pace.drain);
-                    self.stopping.store(true, Ordering::Relaxed);
-                    self.inputs.notify_waiters();
-                    tracing::info!(under_way = self.driven.lock().len(), "stopping: no new tasks");
+                }
+                _ = failed.wait_for(Option::is_some), if deadline.is_none() => {
+                    deadline = Some(Instant::now() + self.pace.drain);
                 }
             }
             if let Some(deadline) = deadline {
@@ -165,11 +175,47 @@ impl Worker {
         // Generations notice within a step; their threads must not outlive the journal's lock.
         let all = self.turns.acquire_many(self.pace.parallel);
         let _ = tokio::time::timeout(Duration::from_secs(10), all).await;
+        let failed = self.failed.borrow().clone();
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Why this worker accepts no more tasks; none while it does.
+    pub(crate) fn stopping(&self) -> Option<&'static str> {
+        self.stopping.get().copied()
+    }
+
+    fn accept_no_more(&self, reason: &'static str) {
+        if self.stopping.set(reason).is_ok() {
+            self.metrics.stopping.store(1, Ordering::Relaxed);
+            self.inputs.notify_waiters();
+            tracing::info!(under_way = self.driven.lock().len(), reason, "no new tasks");
+        }
+    }
+
+    /// A device failed that has no spare one.
+    fn device_failed(&self, error: &DeviceError) {
+        self.accept_no_more(FAILED);
+        self.failed.send_if_modified(|failed| {
+            let first = failed.is_none();
+            if first {
+                tracing::error!(%error, "the device failed: this process ends when what is under way has ended");
+                *failed = Some(error.clone());
+            }
+            first
+        });
     }
 
     /// Begins to drive a task, unless that is done already.
     fn take(self: &Arc<Self>, task: Task) {
-        let due = matches!(task.status(), TaskStatus::Assigned | TaskStatus::Accepted);
+        let due = match task.status() {
+            TaskStatus::Assigned => true,
+            // Where a device failed, what is not computed yet is left to the next process.
+            TaskStatus::Accepted => {
+                let computed = || self.journal.lock().get(task.id).is_some_and(|t| t.receipt.is_some());
+                self.failed.borrow().is_none() || computed()
+            }
+            _ => false,
+        };
         if !due || !self.driven.lock().insert(task.id) {
             return;
         }
@@ -186,7 +232,10 @@ impl Worker {
                     "a step failed; it will be tried again"
                 );
                 Metrics::add(&worker.metrics.failed, 1);
-                tokio::time::sleep(worker.pace.retry).await;
+                match error.downcast_ref() {
+                    Some(EngineError::Device(error)) => worker.device_failed(error),
+                    _ => tokio::time::sleep(worker.pace.retry).await,
+                }
             }
             worker.driven.lock().remove(&id);
         });

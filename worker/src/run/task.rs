@@ -19,8 +19,6 @@ use crate::request;
 
 /// Greatest reason to decline, bytes.
 const MAX_REASON: usize = 200;
-/// Why a task is given back.
-const STOPPING: &str = "the worker is stopping";
 
 impl Worker {
     /// Takes a task as far as it goes. An error is tried again later, from the chain's state then.
@@ -39,16 +37,16 @@ impl Worker {
         };
         let Some(input) = self.input(&task).await? else {
             return match self.gives_back(&task) {
-                true => self.decline(&task, STOPPING.into()).await,
-                false => self.lost(id),
+                Some(reason) => self.decline(&task, reason.into()).await,
+                None => self.lost(id),
             };
         };
         let prompt = match self.read(&task, &ask, &model, input).await? {
             Ok(prompt) => prompt,
             Err(reason) => return self.decline(&task, reason).await,
         };
-        if self.gives_back(&task) {
-            return self.decline(&task, STOPPING.into()).await;
+        if let Some(reason) = self.gives_back(&task) {
+            return self.decline(&task, reason.into()).await;
         }
         let Some(task) = self.accept(task).await? else {
             return self.lost(id);
@@ -73,9 +71,9 @@ impl Worker {
         Ok(task.filter(ours))
     }
 
-    /// Whether a task is not to be accepted any more: another worker can still do it in time.
-    fn gives_back(&self, task: &Task) -> bool {
-        self.stopping.load(Ordering::Relaxed) && task.status() == TaskStatus::Assigned
+    /// Why a task is not to be accepted any more: another worker can still do it in time.
+    fn gives_back(&self, task: &Task) -> Option<&'static str> {
+        self.stopping().filter(|_| task.status() == TaskStatus::Assigned)
     }
 
     /// The input, when it has come: with the task, or from the user. None if the task was taken away, or is given back.
@@ -90,7 +88,7 @@ impl Worker {
             if let Some(input) = digest.map(|d| self.blobs.get(&d)).transpose()?.flatten() {
                 return Ok(Some(input));
             }
-            if self.gives_back(task) {
+            if self.gives_back(task).is_some() {
                 return Ok(None);
             }
             let _ = tokio::time::timeout(self.pace.poll, came).await;

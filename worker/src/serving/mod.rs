@@ -150,6 +150,7 @@ impl Serving for Service {
             running: worker.metrics.running.load(Ordering::Relaxed),
             queued: worker.metrics.queued.load(Ordering::Relaxed),
             version: env!("CARGO_PKG_VERSION").into(),
+            stopping: worker.stopping().unwrap_or_default().into(),
         }))
     }
 }

@@ -1,6 +1,9 @@
 //! Worker and auditor against a chain in memory, over real connections, with a small real model.
 
 mod chain;
+mod devices;
+#[path = "../failing/mod.rs"]
+mod failing;
 mod together;
 mod verdicts;
 
@@ -17,7 +20,7 @@ use deepnode_proto::deepnode::tasks::v1::{InputKind, Receipt, Request, Task, Tas
 use deepnode_tx::Address;
 use deepnode_worker::blobs::Blobs;
 use deepnode_worker::canon::commit::token_digest;
-use deepnode_worker::canon::{Digest, SamplingParams};
+use deepnode_worker::canon::{DeviceError, Digest, SamplingParams};
 use deepnode_worker::chain::Chain;
 use deepnode_worker::engine::{self, EngineError, Generation};
 use deepnode_worker::journal::{AuditJournal, JournalError, TaskJournal};
@@ -103,7 +106,7 @@ impl Drop for Blocks {
 struct Running {
     endpoint: String,
     stop: watch::Sender<bool>,
-    running: JoinHandle<()>,
+    running: JoinHandle<Result<(), DeviceError>>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
 }
 
@@ -160,7 +163,7 @@ impl Running {
 
     async fn stop(self) {
         self.stop.send_replace(true);
-        self.running.await.unwrap();
+        self.running.await.unwrap().unwrap();
         self.serving.abort();
         let _ = self.serving.await;
     }
