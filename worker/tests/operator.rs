@@ -166,10 +166,13 @@ fn the_bench_measures() {
     let model = gguf(folder.path());
     let report = succeeds(folder.path(), &["bench", "--model", &model, "--threads", "1", "--json"]);
     let report: Value = serde_json::from_str(&report).unwrap();
-    let figures = report["figures"].as_object().unwrap();
+    let mut figures = report["figures"].as_object().unwrap().clone();
+    figures.extend(figures["memory"].as_object().unwrap().clone());
+    figures.remove("memory");
     for (name, figure) in figures {
         assert!(figure.as_f64().unwrap() > 0.0, "{name} in {report}");
     }
+    assert!(report["earnings"]["error"].as_str().unwrap().contains("--node HOST:PORT"), "{report}");
     let text =
         succeeds(folder.path(), &["bench", "--model", &model, "--threads", "1", "--node", "127.0.0.1:1"]);
     assert!(text.contains("CU/s") && text.contains("no node answers"), "{text}");

@@ -16,7 +16,7 @@ mod status;
 mod trace;
 mod watch;
 
-pub use bench::cu;
+pub use bench::{cu, earnings, Earnings};
 pub use config::{Config, Home, WorkerConfig};
 pub use daemon::run;
 pub use device::Device;

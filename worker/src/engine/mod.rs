@@ -82,6 +82,7 @@ impl Options {
 /// A model ready to compute. Sessions of several threads may use it at once; they take turns.
 pub struct Engine {
     device: Box<dyn Device>,
+    on_card: bool,
     pages: Mutex<Pages>,
     /// Makes what goes on when the device fails.
     spare: Option<Box<Spare>>,
@@ -119,7 +120,8 @@ impl Engine {
         let driver = open()?;
         prove(open, model.arch())?;
         let pages = positions.map(|positions| positions.div_ceil(PAGE));
-        Ok(Self::on(Box::new(Cuda::new(driver, model, Room { pages, ..Room::default() })?)))
+        let device = Box::new(Cuda::new(driver, model, Room { pages, ..Room::default() })?);
+        Ok(Self { on_card: true, ..Self::on(device) })
     }
 
     /// An engine that computes by the scalar reference: slow, for checking the others.
@@ -131,7 +133,7 @@ impl Engine {
     /// An engine on any implementation of the arithmetic.
     pub fn on(device: Box<dyn Device>) -> Self {
         let pages = Mutex::new(Pages::new(device.pages()));
-        Self { device, pages, spare: None, instead: OnceLock::new() }
+        Self { device, on_card: false, pages, spare: None, instead: OnceLock::new() }
     }
 
     /// What batches and audits go on with when this engine's device fails: as all devices compute the same, nobody
@@ -143,6 +145,11 @@ impl Engine {
     /// The engine that computes now: this one, or since its device failed the spare one.
     fn current(&self) -> &Self {
         self.instead.get().and_then(Option::as_deref).unwrap_or(self)
+    }
+
+    /// Whether what computes now reads weights from this machine's own memory.
+    pub fn on_processor(&self) -> bool {
+        !self.current().on_card
     }
 
     /// Whether the device failed, and the spare one computes.

@@ -8,21 +8,22 @@ use deepnode_proto::deepnode::models::v1::query_client::QueryClient as Models;
 use deepnode_proto::deepnode::models::v1::QueryClassesRequest;
 use serde::Serialize;
 
+/// See [`earnings`].
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Earnings {
-    class: String,
+pub struct Earnings {
+    pub class: String,
     /// udn a million CU.
-    price: f64,
+    pub price: f64,
     /// udn an hour that users pay when every CU is sold, and what of it is the worker's at the least and at the greatest
     /// levy for audits.
-    udn_an_hour: f64,
-    worker_udn_an_hour: [f64; 2],
+    pub udn_an_hour: f64,
+    pub worker_udn_an_hour: [f64; 2],
     /// CU a block that the class asks of a worker.
-    class_speed: u64,
+    pub class_speed: u64,
 }
 
-/// Asks a node for the price of a model's class.
-pub(super) async fn ask(node: &str, model: &str, cu_a_second: f64) -> anyhow::Result<Earnings> {
+/// What a node says that so many CU a second of a model (its id, hexadecimal) are paid now.
+pub async fn earnings(node: &str, model: &str, cu_a_second: f64) -> anyhow::Result<Earnings> {
     let client = Client::connect(node).await?;
     let class = task::model(&client, model).await?.class;
     let classes = Models::new(client.channel()).classes(QueryClassesRequest {}).await?.into_inner().classes;

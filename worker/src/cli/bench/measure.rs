@@ -32,12 +32,19 @@ pub(super) struct Figures {
     together: usize,
     /// Of so many answers together.
     together_tokens_a_second: f64,
-    /// Bytes of weights a second that decoding one sequence reads; 10^9.
-    reached_gb_a_second: f64,
-    /// What a plain sum over memory reaches with the same threads.
-    memory_gb_a_second: f64,
+    /// None on a card, whose own memory nothing here measures.
+    memory: Option<Memory>,
     cu_a_second_alone: f64,
     cu_a_second_together: f64,
+}
+
+/// How much of the processor's memory decoding reaches, 10^9 bytes a second.
+#[derive(Clone, Debug, Serialize)]
+struct Memory {
+    /// Weights that decoding one sequence reads.
+    reached_gb_a_second: f64,
+    /// What a plain sum over memory reaches with the same threads.
+    sum_gb_a_second: f64,
 }
 
 impl Figures {
@@ -64,8 +71,10 @@ impl Figures {
             decode_tokens_a_second: decode,
             together: TOGETHER,
             together_tokens_a_second: rate,
-            reached_gb_a_second: decode * bytes_a_token(&model.weights()) as f64 / 1e9,
-            memory_gb_a_second: read_rate(threads) / 1e9,
+            memory: engine.on_processor().then(|| Memory {
+                reached_gb_a_second: decode * bytes_a_token(&model.weights()) as f64 / 1e9,
+                sum_gb_a_second: read_rate(threads) / 1e9,
+            }),
             cu_a_second_alone: alone * cu,
             cu_a_second_together: together * TOGETHER as f64 * cu,
         })
@@ -152,16 +161,41 @@ impl fmt::Display for Figures {
             "decode, {together} together    {:.1} tokens/s, their prompts included",
             self.together_tokens_a_second
         )?;
-        let part = 100.0 * self.reached_gb_a_second / self.memory_gb_a_second;
-        writeln!(
-            f,
-            "memory                {:.1} GB/s of weights, {part:.0}% of the {:.1} GB/s that a sum reaches",
-            self.reached_gb_a_second, self.memory_gb_a_second
-        )?;
+        if let Some(Memory { reached_gb_a_second: reached, sum_gb_a_second: sum }) = &self.memory {
+            let part = 100.0 * reached / sum;
+            writeln!(
+                f,
+                "memory                {reached:.1} GB/s of weights, {part:.0}% of the {sum:.1} GB/s that a sum reaches"
+            )?;
+        }
         write!(
             f,
             "compute               {:.0} CU/s alone, {:.0} CU/s with {together} requests of {input} tokens in and {output} out",
             self.cu_a_second_alone, self.cu_a_second_together
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_is_not_compared_with_the_processors_memory() {
+        let mut figures = Figures {
+            input: 1,
+            output: 1,
+            prefill_tokens_a_second: 1.0,
+            decode_tokens_a_second: 1.0,
+            together: 8,
+            together_tokens_a_second: 1.0,
+            memory: Some(Memory { reached_gb_a_second: 6.0, sum_gb_a_second: 8.0 }),
+            cu_a_second_alone: 1.0,
+            cu_a_second_together: 1.0,
+        };
+        assert!(figures.to_string().contains("6.0 GB/s of weights, 75% of the 8.0 GB/s"));
+        figures.memory = None;
+        let text = figures.to_string();
+        assert!(text.contains("decode") && !text.contains("memory") && !text.contains('%'), "{text}");
     }
 }

@@ -5,6 +5,7 @@ mod earnings;
 mod measure;
 
 pub use cost::cu;
+pub use earnings::{earnings, Earnings};
 
 use serde_json::json;
 
@@ -30,19 +31,22 @@ pub(super) fn run(global: &Global, args: Args) -> anyhow::Result<()> {
     // Without a node there are no prices, and all the rest is as true.
     let earnings = node.map(|node| {
         let id = hex::encode(model.id());
-        block_on(async { earnings::ask(&node, &id, figures.cu_a_second()).await })
+        block_on(async { self::earnings(&node, &id, figures.cu_a_second()).await })
     });
+    let earnings = earnings.unwrap_or_else(|| Err(anyhow::anyhow!("no node is known (--node HOST:PORT)")));
     if args.json {
-        let earnings = earnings.and_then(Result::ok);
+        let earnings = match earnings {
+            Ok(earnings) => json!(earnings),
+            Err(error) => json!({ "error": format!("{error:#}") }),
+        };
         let report = json!({ "model": hex::encode(model.id()), "figures": figures, "earnings": earnings });
         println!("{}", serde_json::to_string_pretty(&report)?);
         return Ok(());
     }
     println!("{figures}");
     match earnings {
-        None => println!("earnings              no node is known (--node HOST:PORT)"),
-        Some(Err(error)) => println!("earnings              {error:#}"),
-        Some(Ok(earnings)) => println!("{earnings}"),
+        Ok(earnings) => println!("{earnings}"),
+        Err(error) => println!("earnings              {error:#}"),
     }
     Ok(())
 }
