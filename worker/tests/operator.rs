@@ -83,6 +83,42 @@ fn succeeds_or_not(home: &Path) -> String {
 }
 
 #[test]
+fn the_doctor_looks_at_a_gateways_port_and_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys");
+    let look = |listen: &str, with_keys: bool| -> Vec<(String, String)> {
+        let mut args = vec!["doctor", "--json", "--gateway", listen];
+        if with_keys {
+            args.extend(["--api-key-file", keys.to_str().unwrap()]);
+        }
+        let checks: Vec<Value> = serde_json::from_slice(&worker(folder.path(), &args).stdout).unwrap();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let of = |name: &'static str| checks.iter().filter(move |check| check["name"] == name);
+        of("port").chain(of("api keys")).map(|check| (text(&check["state"]), text(&check["found"]))).collect()
+    };
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (local, open) = (free.to_string(), format!("0.0.0.0:{}", free.port()));
+    assert_eq!(look(&local, false), [("ok".into(), format!("gateway {local} is free"))]);
+    let strangers = look(&open, false);
+    assert!(strangers[1].0 == "mend" && strangers[1].1.contains("must be on loopback"), "{strangers:?}");
+
+    let absent = look(&open, true);
+    assert!(absent[1].0 == "mend" && absent[1].1.contains("No such file"), "{absent:?}");
+    std::fs::write(&keys, "short\n").unwrap();
+    assert_eq!(look(&open, true)[1].0, "mend");
+    std::fs::write(&keys, "0123456789abcdef0123456789abcdef\n").unwrap();
+    for (mode, state) in [(0o644, "warning"), (0o600, "ok")] {
+        std::fs::set_permissions(&keys, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        assert_eq!(look(&open, true)[1].0, state);
+    }
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let held = std::net::TcpListener::bind(taken).unwrap();
+    let found = look(&taken.to_string(), false);
+    assert!(found[0].0 == "mend" && found[0].1.contains(&taken.to_string()), "{found:?}");
+    drop(held);
+}
+
+#[test]
 fn a_model_is_pulled_once_and_checked() {
     let folder = tempfile::tempdir().unwrap();
     let home = folder.path().join("home");

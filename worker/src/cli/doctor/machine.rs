@@ -48,12 +48,59 @@ pub fn gpu(wanted: Option<Device>) -> Check {
             card.memory >> 30
         )
     };
-    let found = cards.iter().map(name).collect::<Vec<_>>().join("; ");
+    let driver = std::fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
+    let driver = driver_version(&driver).unwrap_or("unknown");
+    let found = format!("driver {driver}; {}", cards.iter().map(name).collect::<Vec<_>>().join("; "));
     match wanted {
         Some(Device::Cuda(number)) if !cards.iter().any(|card| card.ordinal == number) => {
             Check::mend("gpu", format!("no card {number} among {found}"), "correct device in worker.toml")
         }
         _ => Check::ok("gpu", found),
+    }
+}
+
+/// The version in what the driver tells of itself: the first word of the NVRM line that is one.
+fn driver_version(text: &str) -> Option<&str> {
+    let line = text.lines().find(|line| line.starts_with("NVRM version"))?;
+    line.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.'))
+}
+
+/// Whether the models fit into the memory of the card that is to compute them, where there is one. `models` has the bytes of
+/// each one's weights as halves, which is how a card holds them.
+pub fn card_memory(wanted: Device, models: &[u64]) -> Option<Check> {
+    let mut cards = cards().ok()?.into_iter();
+    let card = match wanted {
+        Device::Cpu => None,
+        Device::Auto => cards.next(),
+        Device::Cuda(number) => cards.find(|card| card.ordinal == number),
+    }?;
+    Some(fits(&card, wanted, models))
+}
+
+fn fits(card: &Card, wanted: Device, models: &[u64]) -> Check {
+    let needed: u64 = models.iter().sum();
+    let found = format!(
+        "card {} has {} MiB, the models' weights take {} MiB there",
+        card.ordinal,
+        card.memory >> 20,
+        needed >> 20
+    );
+    // Keys and values, and room to compute in.
+    let fits = needed.saturating_add(needed / 4) <= card.memory as u64;
+    match (fits, wanted) {
+        (false, Device::Auto) => {
+            let remedy = "list fewer models in worker.toml: what does not fit is computed on the processor";
+            Check::warning("gpu memory", found, remedy)
+        }
+        (false, _) => {
+            let remedy = "list fewer models in worker.toml, take another card, or device = \"cpu\"";
+            Check::mend("gpu memory", found, remedy)
+        }
+        (true, _) if models.len() > 1 => {
+            let remedy = "list one model in worker.toml: the first one's keys and values take what is left of the card";
+            Check::warning("gpu memory", found, remedy)
+        }
+        (true, _) => Check::ok("gpu memory", found),
     }
 }
 
@@ -131,6 +178,28 @@ mod tests {
         let check = memory(1 << 60);
         assert_eq!(check.state, State::Mend);
         assert!(check.remedy.unwrap().contains("fewer models"));
+    }
+
+    #[test]
+    fn a_driver_says_its_version() {
+        let closed = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Wed Jul 30 2025\nGCC version:  gcc 12.2.0\n";
+        let open = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  575.57.08  Release Build\n";
+        assert_eq!(driver_version(closed), Some("580.65.06"));
+        assert_eq!(driver_version(open), Some("575.57.08"));
+        assert_eq!(driver_version("GCC version:  gcc 12.2.0\n"), None);
+    }
+
+    #[test]
+    fn a_card_has_room_for_the_models_or_not() {
+        let card = Card { ordinal: 1, name: "card".into(), capability: (9, 0), memory: 10 << 30 };
+        let state = |wanted, models: &[u64]| fits(&card, wanted, models).state;
+        assert_eq!(state(Device::Cuda(1), &[8 << 30]), State::Ok);
+        assert_eq!(state(Device::Cuda(1), &[9 << 30]), State::Mend);
+        assert_eq!(state(Device::Auto, &[9 << 30]), State::Warning);
+        assert_eq!(state(Device::Auto, &[1 << 30, 1 << 30]), State::Warning);
+        let found = fits(&card, Device::Auto, &[9 << 30]).found;
+        assert_eq!(found, "card 1 has 10240 MiB, the models' weights take 9216 MiB there");
+        assert!(card_memory(Device::Cpu, &[u64::MAX]).is_none());
     }
 
     #[test]

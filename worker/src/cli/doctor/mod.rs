@@ -5,7 +5,8 @@ mod machine;
 mod setup;
 
 use std::fmt;
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -68,11 +69,20 @@ pub(super) struct Args {
     /// Reads every weight of the models and compares it with their ids.
     #[arg(long)]
     weights: bool,
+    /// Where a gateway of this home will listen: looks at the port, and at the API keys that it needs.
+    #[arg(long, value_name = "ADDRESS")]
+    gateway: Option<SocketAddr>,
+    /// That gateway's file of API keys.
+    #[arg(long, value_name = "FILE", requires = "gateway")]
+    api_key_file: Option<PathBuf>,
 }
 
 /// An error if something is to be mended.
 pub(super) fn run(global: &Global, args: Args) -> anyhow::Result<()> {
-    let checks = block_on(async { Ok(examine(&global.home, args.weights).await) })?;
+    let mut checks = block_on(async { Ok(examine(&global.home, args.weights).await) })?;
+    if let Some(listen) = args.gateway {
+        checks.extend(setup::gateway(listen, args.api_key_file.as_deref()));
+    }
     if args.json {
         println!("{}", serde_json::to_string_pretty(&checks)?);
     } else {
@@ -99,9 +109,11 @@ pub async fn examine(dir: &Path, weights: bool) -> Vec<Check> {
     };
     checks.push(Check::ok("home", dir.display().to_string()));
     checks.extend(setup::key(&home));
-    let (models, bytes) = setup::models(&home, weights);
+    let (models, sizes) = setup::models(&home, weights);
     checks.extend(models);
-    checks.push(machine::memory(bytes));
+    checks.push(machine::memory(sizes.iter().map(|size| size.file).sum()));
+    let halves: Vec<u64> = sizes.iter().map(|size| size.halves).collect();
+    checks.extend(machine::card_memory(home.config.device, &halves));
     checks.extend(setup::ports(&home).await);
     checks.extend(chain::examine(&home).await);
     checks
