@@ -81,7 +81,52 @@ fn encoders() {
     refused(&["serve", "--listen", "127.0.0.1:0", "--model", &id, "--encoder", &id], "is an encoder itself");
 }
 
-/// A disk that is full: the import says so, leaves nothing, and succeeds when there is room again.
+/// Runs `deepnode-worker models` with a models folder on a disk of its own, of so many KiB: what it says, and what is left
+/// in the folder. None where this user may not mount one.
+fn on_a_small_disk(folder: &Path, kibibytes: u64, args: &[&str]) -> Option<(Output, Vec<String>)> {
+    fs::create_dir_all(folder.join("home/models")).unwrap();
+    let script = r#"mount -t tmpfs -o size="$1"k none home/models || exit 99
+        shift; "$0" --home home models "$@"; code=$?; ls -A home/models >left; exit $code"#;
+    let mut command = Command::new("unshare");
+    command.current_dir(folder).args(["--map-root-user", "--mount", "sh", "-c", script, PROGRAM]);
+    let output = command.arg(kibibytes.to_string()).args(args).output();
+    let left = fs::read_to_string(folder.join("left"));
+    let _ = fs::remove_file(folder.join("left"));
+    match (output, left) {
+        (Ok(output), Ok(left)) => Some((output, left.lines().map(str::to_owned).collect())),
+        (output, _) => {
+            eprintln!("no disk of its own is to be had here, so a full one was not tried: {output:?}");
+            None
+        }
+    }
+}
+
+/// A disk without room: the message names the file and why, and nothing is left of it.
+#[test]
+fn no_space_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("m.gguf");
+    let arch = Architecture { layers: 4, width: 256, ffn: 1024, ..synthetic::small() };
+    fs::write(&file, synthetic::gguf(&arch, Encoding::F16, 1)).unwrap();
+    let size = fs::metadata(&file).unwrap().len() >> 10;
+    let url = format!("file://{}", file.display());
+    // The last one has room for what is transferred, and not for what is made of it.
+    for (args, room, name) in [
+        (["import", "m.gguf"], size / 2, "home/models/.import-"),
+        (["pull", &url], size / 2, "home/models/.pull-"),
+        (["pull", &url], size + size / 2, "home/models/.import-"),
+    ] {
+        let Some((output, left)) = on_a_small_disk(folder.path(), room, &args) else { return };
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains(name) && error.contains("No space left on device"), "{error}");
+        assert_eq!(left, [".lock"].map(String::from)[usize::from(name.contains("pull"))..], "{args:?}");
+    }
+    let Some((output, left)) = on_a_small_disk(folder.path(), 3 * size, &["pull", &url]) else { return };
+    assert_eq!(left, [".lock".to_owned(), format!("{}.dnm", ok(output))]);
+}
+
+/// A file that may not grow any further: the import says so, leaves nothing, and succeeds when it may.
 #[test]
 fn full_disk() {
     let folder = tempfile::tempdir().unwrap();

@@ -36,7 +36,8 @@ pub(super) struct Pull {
 }
 
 impl Pull {
-    /// Prints the model's id. What was transferred stays after a failure, and the next attempt goes on from there.
+    /// Prints the model's id. What was transferred stays after a failure, and the next attempt goes on from there; but not
+    /// on a disk that is full.
     pub(super) fn run(self, global: &Global) -> anyhow::Result<()> {
         let sha256 = self.sha256.as_deref().map(|text| digest("--sha256", text)).transpose()?;
         let id = self.id.as_deref().map(|text| digest("--id", text)).transpose()?;
@@ -141,6 +142,11 @@ async fn fetch(url: &str, folder: &Path) -> anyhow::Result<PathBuf> {
         let before = std::fs::metadata(&part).map_or(0, |meta| meta.len());
         match transfer(&*store, &key, &meta, &part, &bar).await {
             Ok(()) => break,
+            // On a full disk nothing is left that would keep it so.
+            Err(error) if is_full(&error) => {
+                let _ = std::fs::remove_file(&part);
+                return Err(error.context(url.to_owned()));
+            }
             Err(error) => {
                 let after = std::fs::metadata(&part).map_or(0, |meta| meta.len());
                 failures = if after > before { 1 } else { failures + 1 };
@@ -156,6 +162,12 @@ async fn fetch(url: &str, folder: &Path) -> anyhow::Result<PathBuf> {
     Ok(part)
 }
 
+/// Whether a disk has no room left.
+fn is_full(error: &anyhow::Error) -> bool {
+    let full = |io: &std::io::Error| io.kind() == std::io::ErrorKind::StorageFull;
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(full))
+}
+
 /// Appends what is missing.
 async fn transfer(
     store: &dyn ObjectStore,
@@ -164,7 +176,9 @@ async fn transfer(
     part: &Path,
     bar: &ProgressBar,
 ) -> anyhow::Result<()> {
-    let mut file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(part)?;
+    let here = || part.display().to_string();
+    let opened = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(part);
+    let mut file = opened.with_context(here)?;
     let mut have = file.seek(SeekFrom::End(0))?;
     if have > meta.size {
         file.set_len(0)?;
@@ -189,12 +203,12 @@ async fn transfer(
             let chunk = chunk?;
             have += chunk.len() as u64;
             ensure!(have <= meta.size, "more bytes came than the {} that were announced", meta.size);
-            file.write_all(&chunk)?;
+            file.write_all(&chunk).with_context(here)?;
             bar.set_position(have);
         }
     }
     ensure!(have == meta.size, "{have} bytes came of {}", meta.size);
-    file.sync_all()?;
+    file.sync_all().with_context(here)?;
     Ok(())
 }
 
