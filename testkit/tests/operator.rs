@@ -10,11 +10,14 @@ use deepnode_abci_server::node::metrics::Metrics as NodeMetrics;
 use deepnode_client::keyring::Passphrase;
 use deepnode_client::Client;
 use deepnode_proto::deepnode::tasks::v1::{QueryEstimateTaskRequest, QueryEstimateTaskResponse};
-use deepnode_testkit::network::{Network, Setup, CHAIN_ID};
-use deepnode_worker::cli::{cu, examine, Cli, Config, Device, Home, State, WorkerConfig};
+use deepnode_proto::deepnode::workers::v1::query_client::QueryClient as Workers;
+use deepnode_proto::deepnode::workers::v1::QueryWorkerRequest;
+use deepnode_testkit::network::{Network, Setup, BOND, CHAIN_ID};
+use deepnode_worker::cli::{cu, earnings, examine, status, Cli, Config, Device, Home, State, WorkerConfig};
 use deepnode_worker::gateway::{Gateway, Ledger, Settings, Terms};
 use deepnode_worker::metrics::Metrics;
 use deepnode_worker::model::model_path;
+use serde_json::json;
 
 /// The estimate of `bench` is the chain's.
 #[test]
@@ -29,8 +32,64 @@ fn cu_are_counted_as_the_chain_counts_them() {
     }
 }
 
+/// A machine that does one task an hour earns that task's price an hour, and the worker gets what no levy or burn takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn earnings_are_what_the_chain_asks_of_users() {
+    let network = Network::start(Setup::default());
+    let node = network.node().await;
+    let address = node.address.to_string();
+    let model_id = hex::encode(network.model().id());
+    let request = QueryEstimateTaskRequest { model_id: model_id.clone(), input_tokens: 100, max_output: 100 };
+    let estimate: QueryEstimateTaskResponse = network.ask("estimate", 0, &request).unwrap();
+    let price: f64 = estimate.compute.parse().unwrap();
+    assert!(price > 100.0, "too little to tell rounding from a mistake: {price}");
+
+    let found = earnings(&address, &model_id, estimate.cu as f64 / 3600.0).await.unwrap();
+    assert!((found.udn_an_hour / price - 1.0).abs() < 0.01, "{found:?}, the task costs {price}");
+    let params = deepnode_client::task::params(&Client::connect(&address).await.unwrap()).await.unwrap();
+    let [least, most] = [params.levy_max_ppm, params.levy_min_ppm].map(|levy| {
+        let taken = params.burn_ppm + params.community_ppm + levy;
+        assert!((1..1_000_000).contains(&taken), "{params:?}");
+        price * f64::from(1_000_000 - taken) / 1e6
+    });
+    for (found, expected) in found.worker_udn_an_hour.into_iter().zip([least, most]) {
+        assert!((found / expected - 1.0).abs() < 0.01, "{found} an hour, must be {expected}");
+    }
+    let error = earnings(&address, &"00".repeat(32), 1.0).await.unwrap_err();
+    assert!(format!("{error:#}").contains("not found"), "{error:#}");
+}
+
 fn free_port() -> std::net::SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// A home of the first worker, with the network's model.
+fn home_of(network: &Network, node: &str, name: &str, chain_id: &str, bond: u64) -> Home {
+    let config = Config {
+        chain_id: chain_id.into(),
+        node: node.into(),
+        comet: String::new(),
+        key: "worker".into(),
+        keyring_backend: "test".into(),
+        gas_price: String::new(),
+        models: Vec::new(),
+        device: Device::Cpu,
+        threads: 1,
+        huge_pages: false,
+        nice: 0,
+        worker: WorkerConfig {
+            listen: free_port(),
+            metrics: free_port().to_string(),
+            bond,
+            ..Default::default()
+        },
+    };
+    let home = Home::create(&network.folder(name).join("home"), config).unwrap();
+    home.keyring(Passphrase::Prompt).unwrap().store("worker", &network.workers()[0]).unwrap();
+    std::fs::create_dir_all(home.models_folder()).unwrap();
+    let model = network.model();
+    std::fs::copy(model.path(), model_path(&home.models_folder(), &model.id())).unwrap();
+    home
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -38,33 +97,9 @@ async fn the_doctor_finds_a_worker_in_order_and_a_poor_one() {
     let network = Network::start(Setup::default());
     let _blocks = network.blocks(Duration::from_millis(20));
     let node = network.node().await;
-    let home_of = |name: &str, chain_id: &str, bond: u64| {
-        let config = Config {
-            chain_id: chain_id.into(),
-            node: node.address.to_string(),
-            comet: String::new(),
-            key: "worker".into(),
-            keyring_backend: "test".into(),
-            gas_price: String::new(),
-            models: Vec::new(),
-            device: Device::Cpu,
-            threads: 1,
-            huge_pages: false,
-            nice: 0,
-            worker: WorkerConfig {
-                listen: free_port(),
-                metrics: free_port().to_string(),
-                bond,
-                ..Default::default()
-            },
-        };
-        let home = Home::create(&network.folder(name).join("home"), config).unwrap();
-        home.keyring(Passphrase::Prompt).unwrap().store("worker", &network.workers()[0]).unwrap();
-        std::fs::create_dir_all(home.models_folder()).unwrap();
-        let model = network.model();
-        std::fs::copy(model.path(), model_path(&home.models_folder(), &model.id())).unwrap();
-        home.dir
-    };
+    let address = node.address.to_string();
+    let home_of =
+        |name: &str, chain_id: &str, bond: u64| home_of(&network, &address, name, chain_id, bond).dir;
     let checks = examine(&home_of("good", CHAIN_ID, 1_000_000), true).await;
     let bad: Vec<_> = checks.iter().filter(|check| check.state == State::Mend).collect();
     assert!(bad.is_empty(), "{bad:?}");
@@ -79,8 +114,61 @@ async fn the_doctor_finds_a_worker_in_order_and_a_poor_one() {
     };
     let poor = examine(&home_of("poor", CHAIN_ID, 1 << 62), false).await;
     assert_eq!(mended(&poor), ["account"]);
+    let endpoint = poor.iter().find(|check| check.name == "endpoint").unwrap();
+    assert!(endpoint.state == State::Ok && endpoint.found.contains("not checked"), "{endpoint}");
     let lost = examine(&home_of("lost", "another-chain", 1), false).await;
     assert_eq!(mended(&lost), ["node"]);
+}
+
+/// `status` and `doctor` beside a worker that runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_said_of_a_running_worker() {
+    let network = Network::start(Setup::default());
+    let _blocks = network.blocks(Duration::from_millis(20));
+    let node = network.node().await;
+    let _agents = [network.work(0, 0, network.engines()).await, network.work(1, 0, network.engines()).await];
+    let client = Client::connect(&node.address.to_string()).await.unwrap();
+    let record = async |worker: usize| {
+        let request = QueryWorkerRequest { address: network.workers()[worker].address().to_string() };
+        let answer = Workers::new(client.channel()).worker(request).await.unwrap();
+        answer.into_inner().worker.unwrap()
+    };
+    let (mine, other) = (record(0).await, record(1).await);
+    let listen = mine.endpoint.strip_prefix("http://").unwrap().parse().unwrap();
+    let mut home = home_of(&network, &node.address.to_string(), "running", CHAIN_ID, 1);
+    home.config.worker = WorkerConfig { listen, endpoint: mine.endpoint.clone(), ..home.config.worker };
+
+    let found = status(&home).await.unwrap();
+    let id = hex::encode(network.model().id());
+    assert_eq!(found["address"], mine.address.as_str());
+    assert_eq!(found["chain_id"], CHAIN_ID);
+    assert_eq!(
+        found["local"],
+        json!({ "version": env!("CARGO_PKG_VERSION"), "models": [id], "running": 0, "queued": 0, "stopping": null })
+    );
+    let said = &found["worker"];
+    assert_eq!(said["status"], "active");
+    assert_eq!(said["bond_udn"], BOND.to_string());
+    assert_eq!(said["endpoint"], mine.endpoint.as_str());
+    assert_eq!(said["models"], json!([id]));
+    // The validator's consent counts from the next epoch on.
+    let operator = network.validators()[0].operator.address().to_operator();
+    assert!([&said["validator"], &said["next_validator"]].contains(&&json!(operator)), "{said}");
+
+    let reached = async |home: &Home| {
+        std::fs::remove_file(home.dir.join("worker.toml")).unwrap();
+        Home::create(&home.dir, home.config.clone()).unwrap();
+        let checks = examine(&home.dir, false).await;
+        let check = checks.into_iter().find(|check| check.name == "endpoint").unwrap();
+        (check.state, check.found)
+    };
+    let good = reached(&home).await;
+    assert_eq!(good, (State::Ok, format!("{} answers as this worker", mine.endpoint)));
+    home.config.worker.endpoint = other.endpoint.clone();
+    let (state, found) = reached(&home).await;
+    assert!(state == State::Mend && found.contains(&other.address), "{found}");
+    home.config.worker.endpoint = "http://127.0.0.1:1".into();
+    assert_eq!(reached(&home).await.0, State::Warning);
 }
 
 fn deploy() -> PathBuf {

@@ -1,10 +1,14 @@
 //! The operator's commands, as the program that is installed.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
 
-use deepnode_worker::model::{dequant::Encoding, synthetic};
+use deepnode_worker::canon::SamplingParams;
+use deepnode_worker::engine::{Engine, Options, Request, Stop};
+use deepnode_worker::model::{dequant::Encoding, synthetic, ChatMessage, Model};
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_deepnode-worker");
@@ -147,7 +151,6 @@ fn a_model_is_pulled_once_and_checked() {
 
 /// A store that speaks as much of S3 as reading takes: one object, for who signs.
 fn store(object: Vec<u8>) -> String {
-    use std::io::Write;
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -241,6 +244,98 @@ fn logs_are_json_lines_and_sigterm_ends_in_order() {
         .collect();
     assert!(lines.iter().any(|line| line["fields"]["message"] == "serving"), "{log}");
     assert!(lines.iter().any(|line| line["fields"]["message"] == "stopped"), "{log}");
+}
+
+/// What `chat` prints where lines come by a pipe.
+fn chat(home: &Path, args: &[&str], lines: &str) -> Output {
+    let mut child = Command::new(PROGRAM)
+        .arg("--home")
+        .arg(home)
+        .args(["chat", "--threads", "1"])
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_conversation_by_a_pipe() {
+    let folder = tempfile::tempdir().unwrap();
+    let id = succeeds(folder.path(), &["models", "import", &gguf(folder.path())]).trim().to_owned();
+    let model = Arc::new(Model::open(&folder.path().join(format!("models/{id}.dnm"))).unwrap());
+    let options = Options { threads: 1, huge_pages: false, ..Options::default() };
+    let engine = Engine::new(model.clone(), options).unwrap();
+    // The bytes of an answer of six tokens, whatever they are as text.
+    let answer = |messages: &[ChatMessage]| {
+        let tokenizer = model.tokenizer();
+        let prompt = tokenizer.encode_chat(messages).unwrap();
+        let params = &SamplingParams::GREEDY;
+        let request = Request { prompt: &prompt, params, max_output: 6, stop: Stop::NONE };
+        let mut session = engine.session(prompt.len() + 6).unwrap();
+        let made = session.generate(&request, &mut |_| (), &AtomicBool::new(false)).unwrap();
+        assert_eq!(made.tokens.len(), 6, "it does not end of itself");
+        tokenizer.decode(&made.tokens)
+    };
+    let message = |role: &str, content: &str| ChatMessage { role: role.into(), content: content.into() };
+    let system = message("system", "Be brief.");
+    let first = answer(&[system.clone(), message("user", "the sea")]);
+    let second = answer(&[
+        system.clone(),
+        message("user", "the sea"),
+        message("assistant", &first),
+        message("user", "and the sky"),
+    ]);
+    let afresh = answer(&[system, message("user", "and the sky")]);
+    assert!(first != second && second != afresh);
+
+    let args = ["--model", &id, "--system", "Be brief.", "--temperature", "0", "--max-tokens", "6"];
+    let out = chat(folder.path(), &args, "the sea\n\nand the sky\n/what\n/reset\nand the sky\n");
+    let said = |out: &Output| String::from_utf8(out.stdout.clone()).unwrap();
+    let end = " [the greatest length is reached]\n";
+    assert!(out.status.success());
+    assert_eq!(said(&out), format!("{first}{end}{second}{end}{afresh}{end}"));
+    let notes = String::from_utf8_lossy(&out.stderr);
+    assert!(notes.contains("/reset begins anew") && notes.contains("/what is not known"), "{notes}");
+
+    // With the same seed the same conversation again; what comes behind /quit is not read.
+    let seeded = ["--model", &id, "--seed", "5", "--max-tokens", "6"];
+    let [once, again] = [0, 1].map(|_| chat(folder.path(), &seeded, "the sea\nthe sea\n/quit\nthe sea\n"));
+    assert!(once.status.success() && said(&once) == said(&again), "{} and {}", said(&once), said(&again));
+    assert_eq!(said(&once).matches(end.trim()).count(), 2, "{}", said(&once));
+}
+
+/// A second process with a key: it says so, before it asks the chain anything.
+#[test]
+fn one_key_one_process() {
+    for command in ["run", "verify"] {
+        let folder = tempfile::tempdir().unwrap();
+        let home = folder.path().join("home");
+        // A node that takes connections and never answers.
+        let node = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = node.local_addr().unwrap().to_string();
+        let init = ["init", "--chain-id", "dn-1", "--keyring-backend", "test", "--comet", "", "--node"];
+        succeeds(&home, &[&init[..], &[&address]].concat());
+        succeeds(&home, &["models", "import", &gguf(folder.path())]);
+        let mut first = Command::new(PROGRAM);
+        first.arg("--home").arg(&home).arg(command).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut first = first.spawn().unwrap();
+        // It has come as far as the chain.
+        let _asked = node.accept().unwrap();
+
+        let second = worker(&home, &[command]);
+        let error = String::from_utf8_lossy(&second.stderr);
+        assert_eq!(second.status.code(), Some(1), "{error}");
+        let refused = format!("{command}-worker.lock is in use: another process works with this key");
+        assert!(error.contains(&refused), "{error}");
+        node.set_nonblocking(true).unwrap();
+        assert_eq!(node.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        first.kill().unwrap();
+        first.wait().unwrap();
+    }
 }
 
 #[test]

@@ -59,7 +59,8 @@ pub(super) fn plain(value: &Value) -> String {
     }
 }
 
-pub(super) async fn status(home: &Home) -> anyhow::Result<Value> {
+/// The process of a home folder, and what the chain says of its worker.
+pub async fn status(home: &Home) -> anyhow::Result<Value> {
     // The address is public: no passphrase is needed.
     let address = home.keyring(Passphrase::Prompt)?.show(&home.config.key)?.address.to_string();
     let client = Client::connect(&home.config.node).await?.expect_chain(&home.config.chain_id)?;
