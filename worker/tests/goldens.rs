@@ -25,12 +25,15 @@ static GO: AtomicBool = AtomicBool::new(false);
 
 /// Each model's name, the encoding of its file, and the start of its id and of what [`digests`] computes.
 #[rustfmt::skip]
-const GOLDENS: [(&str, Encoding, [&str; 5]); 11] = [
+const GOLDENS: [(&str, Encoding, [&str; 5]); 14] = [
     ("llama", Encoding::Q4_0, ["c99a136f48de", "08b8d1d0e7df", "110ca9da1180", "4c6fc82236be", "a35f56c4008a"]),
     ("llama3", Encoding::Q8_0, ["e4af36920430", "bcc0124e78e8", "e495d44c2a7d", "28a0a9131cd2", "1251d12adab9"]),
     ("mistral", Encoding::Q4_1, ["5490d794d0b0", "c0093c050105", "cbb1c3316f31", "8dc7e6d0caba", "1e24ef9c0f80"]),
     ("qwen2", Encoding::Bf16, ["00cf06d6063f", "2ef8c091936e", "45fa055bf830", "ccd9bccdd95d", "06a8177e53f7"]),
     ("qwen3", Encoding::F32, ["0cf464c3badd", "53f2ffd2dea6", "ee4c0605c5b9", "0326a1c8df27", "bad134a7b1e2"]),
+    ("qwen2 untied", Encoding::Q5_1, ["716cb9ef38de", "70e41702ae15", "6c1cae11e339", "c46c6ed14fa8", "77ebeb5a4657"]),
+    ("qwen3 untied", Encoding::F16, ["91b8e0b2dea0", "74fda28957b7", "17a9af150cca", "683d24a40762", "aecad3ec08a1"]),
+    ("linear", Encoding::Q8_0, ["34abfd95f00b", "617132c36754", "5aa32ca3f57f", "6217b12563e0", "ad05600a5f6f"]),
     ("tails", Encoding::F16, ["01602e3c6240", "cb400bd2f792", "0098a4a4e323", "b78b4ad4cf76", "a8aa9ad6ff1f"]),
     ("wide heads", Encoding::Q5_0, ["2eeb175acbc7", "4e70083746ac", "9468dcb9fccc", "f3dab831bf3f", "281d49583bd3"]),
     ("packed", Encoding::Q4_0, ["5cb118aae053", "e8fe087a1488", "00ec76ce542b", "ed7cd1d4c56c", "3dfd59a1b768"]),
