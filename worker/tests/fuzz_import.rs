@@ -16,7 +16,7 @@ use deepnode_worker::model::dequant::Encoding;
 use deepnode_worker::model::gguf::{Gguf, GgufWriter};
 use deepnode_worker::model::source::{gguf, hf, AnySource, Part, Source};
 use deepnode_worker::model::tokenizer::TokenizerFiles;
-use deepnode_worker::model::{export, import, synthetic, Model, Tokenizer, WordPiece};
+use deepnode_worker::model::{export, import, synthetic, Kind, Model, ModelFile, Tokenizer, WordPiece};
 use half::f16;
 use serde_json::{json, Value};
 
@@ -144,13 +144,15 @@ fn seeds() -> Vec<GgufWriter> {
 
 /// The whole import of files that were read without an error: packings, layout, rope table. What it writes can be opened,
 /// and is what its id says.
-fn import_whole(files: &[(&str, &[u8])], entry: &str) -> Result<(), String> {
+fn import_whole<A: Kind>(files: &[(&str, &[u8])], entry: &str) -> Result<(), String> {
     let folder = tempfile::tempdir().unwrap();
     for (name, bytes) in files {
-        fs::write(folder.path().join(name), bytes).unwrap();
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
     }
     let imported = import(&folder.path().join(entry), &folder.path().join("models"), &|_| {});
-    let model = Model::open(&imported.map_err(|e| e.to_string())?.path).unwrap();
+    let model = ModelFile::<A>::open(&imported.map_err(|e| e.to_string())?.path).unwrap();
     model.verify().unwrap();
     Ok(())
 }
@@ -246,7 +248,7 @@ fn gguf_inputs() {
         }
         use_source(gguf::read(&gguf).map_err(|e| e.to_string())?, random)?;
         if random.one_in(WHOLE) {
-            import_whole(&[("m.gguf", &file)], "m.gguf")?;
+            import_whole::<Architecture>(&[("m.gguf", &file)], "m.gguf")?;
         }
         Ok(())
     });
@@ -258,7 +260,7 @@ fn long_contexts_take_no_memory() {
     let file = synthetic::gguf(&Architecture { context: 1 << 20, ..arch() }, Encoding::F16, 3);
     NOW.set(0);
     PEAK.set(0);
-    import_whole(&[("m.gguf", &file)], "m.gguf").unwrap();
+    import_whole::<Architecture>(&[("m.gguf", &file)], "m.gguf").unwrap();
     assert!(PEAK.get() < MAX_BYTES, "took {} bytes", PEAK.get());
 }
 
@@ -391,7 +393,7 @@ fn safetensors_inputs() {
         if random.one_in(WHOLE) {
             let files: Vec<_> = named.into_iter().filter_map(|(name, bytes)| Some((name, bytes?))).collect();
             // Without an index only the one file of weights is read.
-            import_whole(&files, if folder.index.is_some() { "" } else { WEIGHTS })?;
+            import_whole::<Architecture>(&files, if folder.index.is_some() { "" } else { WEIGHTS })?;
         }
         Ok(())
     });
@@ -437,12 +439,19 @@ fn encoder_inputs() {
             weights: vec![("w.safetensors", &weights)],
         };
         match hf::read_any(&folder).map_err(|e| e.to_string())? {
-            AnySource::Decoder(_) => Err("a language model".to_string()),
+            AnySource::Decoder(_) => return Err("a language model".to_string()),
             AnySource::Encoder(source) => {
                 decode(&source.parts)?;
-                WordPiece::new(source.tokenizer).map(drop).map_err(|e| e.to_string())
+                WordPiece::new(source.tokenizer).map_err(|e| e.to_string())?;
             }
         }
+        if random.one_in(WHOLE) {
+            let names = ["config.json", "modules.json", "1_Pooling/config.json", "tokenizer.json", WEIGHTS];
+            let contents = [config, modules, pooling, tokenizer, &weights];
+            let files: Vec<_> = names.into_iter().zip(contents.map(Vec::as_slice)).collect();
+            import_whole::<EncoderArchitecture>(&files, WEIGHTS)?;
+        }
+        Ok(())
     });
 }
 
