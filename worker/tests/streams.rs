@@ -84,7 +84,7 @@ async fn stream(base: &str, number: usize, end: Instant) -> Seen {
         let mut last = Instant::now();
         let mut response = request.body(body.to_string()).send().await.unwrap();
         assert_eq!(response.status(), 200);
-        let (mut text, mut told) = (Vec::new(), 0);
+        let (mut text, mut told, mut done) = (Vec::new(), 0, false);
         loop {
             let left = end.saturating_duration_since(Instant::now());
             let Ok(chunk) = tokio::time::timeout(left, response.chunk()).await else { return seen };
@@ -93,6 +93,7 @@ async fn stream(base: &str, number: usize, end: Instant) -> Seen {
             while let Some(at) = text.windows(2).position(|two| two == b"\n\n") {
                 let event: Vec<u8> = text.drain(..at + 2).collect();
                 let event = String::from_utf8(event).unwrap();
+                done |= event == "data: [DONE]\n\n";
                 let Some(data) = event.strip_prefix("data: {") else { continue };
                 let data: Value = serde_json::from_str(&format!("{{{data}")).unwrap();
                 assert!(data.get("error").is_none(), "{data}");
@@ -110,7 +111,7 @@ async fn stream(base: &str, number: usize, end: Instant) -> Seen {
                 seen.tokens += 1;
             }
         }
-        assert!(text.is_empty(), "{}", String::from_utf8_lossy(&text));
+        assert!(done && text.is_empty(), "{}", String::from_utf8_lossy(&text));
     }
     seen
 }

@@ -164,12 +164,20 @@ class Sdk(unittest.TestCase):
             self.chat(model=ENCODER)
         self.assertEqual(caught.exception.param, "model")
 
-    def test_timeout_of_the_client_frees_the_engine(self):
-        with self.assertRaises(openai.APITimeoutError):
-            gateway.client(timeout=1).chat.completions.create(model=MODEL, **LONG)
+    def free_soon(self):
         began = time.monotonic()
         self.chat(max_tokens=1)
         self.assertLess(time.monotonic() - began, 5)
+
+    def test_timeout_of_the_client_frees_the_engine(self):
+        with self.assertRaises(openai.APITimeoutError):
+            gateway.client(timeout=1).chat.completions.create(model=MODEL, **LONG)
+        self.free_soon()
+
+    def test_a_stream_that_is_closed_frees_the_engine(self):
+        with self.client.chat.completions.create(model=MODEL, stream=True, **LONG) as stream:
+            next(iter(stream))
+        self.free_soon()
 
     def test_timeout_of_the_server(self):
         hasty = Gateway("--timeout", "1")
