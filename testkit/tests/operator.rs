@@ -12,8 +12,9 @@ use deepnode_client::Client;
 use deepnode_proto::deepnode::tasks::v1::{QueryEstimateTaskRequest, QueryEstimateTaskResponse};
 use deepnode_proto::deepnode::workers::v1::query_client::QueryClient as Workers;
 use deepnode_proto::deepnode::workers::v1::QueryWorkerRequest;
-use deepnode_testkit::network::{Network, Setup, BOND, CHAIN_ID};
+use deepnode_testkit::network::{engine_options, Network, Setup, BOND, CHAIN_ID};
 use deepnode_worker::cli::{cu, earnings, examine, status, Cli, Config, Device, Home, State, WorkerConfig};
+use deepnode_worker::engine::Engine;
 use deepnode_worker::gateway::{Gateway, Ledger, Settings, Terms};
 use deepnode_worker::metrics::Metrics;
 use deepnode_worker::model::model_path;
@@ -205,7 +206,10 @@ async fn the_dashboard_shows_what_there_is() {
     let ledger = Ledger::open(&network.folder("gateway").join("gateway.journal"), 1, None).unwrap();
     let gateway =
         Gateway::to_chain(Arc::clone(network.model()), Settings::default(), terms, ledger).await.unwrap();
-    let told = names(&[gateway.metrics(), Metrics::default().text(), NodeMetrics::default().text()].concat());
+    let engine = Engine::new(Arc::clone(network.model()), engine_options()).unwrap();
+    let local = Gateway::new(Arc::clone(network.model()), engine, Settings::default()).unwrap();
+    let all = [gateway.metrics(), local.metrics(), Metrics::default().text(), NodeMetrics::default().text()];
+    let told = names(&all.concat());
     let dashboard = std::fs::read_to_string(deploy().join("grafana/deepnode.json")).unwrap();
     let dashboard: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();

@@ -10,7 +10,7 @@ use super::errors::{ApiError, Result};
 use super::keys::Caller;
 use super::options::Options;
 use super::scheduler::{self, Job, Scheduler};
-use crate::engine::{self, Finish, Logprobs};
+use crate::engine::{self, Finish, Logprobs, PageUse};
 use crate::metrics::{Exposition, DEVICE_FAILED};
 
 /// What happens to one choice of a job.
@@ -43,7 +43,9 @@ impl Backend {
     /// Positions of a prompt and its answer, of the model's `context`.
     pub fn context(&self, context: u32) -> u32 {
         match self {
-            Self::Local(scheduler) => context.min(u32::try_from(scheduler.positions()).unwrap_or(u32::MAX)),
+            Self::Local(scheduler) => {
+                context.min(u32::try_from(scheduler.engine().positions()).unwrap_or(u32::MAX))
+            }
             Self::Chain(_) => context,
         }
     }
@@ -91,9 +93,18 @@ impl Backend {
     pub fn metrics(&self) -> String {
         match self {
             Self::Local(scheduler) => {
-                let mut text = Exposition::default();
-                let fell_over = f64::from(u8::from(scheduler.fell_over()));
+                let (mut text, engine) = (Exposition::default(), scheduler.engine());
+                let fell_over = f64::from(u8::from(engine.fell_over()));
                 text.put("gateway_device_failed", "gauge", DEVICE_FAILED, &[("", fell_over)]);
+                let PageUse { total, available, found, evicted } = engine.page_use();
+                let used = total - available;
+                let help = "Pages of keys and values by whether a sequence holds them.";
+                let pages = [("{use=\"held\"}", used as f64), ("{use=\"available\"}", available as f64)];
+                text.put("gateway_kv_pages", "gauge", help, &pages);
+                let help = "Whole pages of prompts that were found computed.";
+                text.put("gateway_prefix_pages_found_total", "counter", help, &[("", found as f64)]);
+                let help = "Pages of earlier prompts and answers that made room for others.";
+                text.put("gateway_prefix_pages_evicted_total", "counter", help, &[("", evicted as f64)]);
                 text.0
             }
             Self::Chain(tasks) => tasks.metrics(),

@@ -111,14 +111,8 @@ impl Scheduler {
         self.shared.aborted.send_replace(true);
     }
 
-    /// Positions that there is memory for.
-    pub fn positions(&self) -> usize {
-        self.engine.positions()
-    }
-
-    /// Whether the device failed, and the spare one computes.
-    pub fn fell_over(&self) -> bool {
-        self.engine.fell_over()
+    pub fn engine(&self) -> &Engine {
+        &self.engine
     }
 }
 

@@ -355,6 +355,18 @@ async fn choices_are_computed_together() {
     assert_eq!(server.ask(CHAT, &request).await["choices"][1], whole["choices"][1]);
 }
 
+/// Four choices of 300 tokens: the two whole pages of the prompt are computed once, and the three others find them.
+#[tokio::test]
+async fn choices_share_their_prompt() {
+    let server = Server::slow(Settings::default()).await;
+    let prompt: Vec<u32> = (0..300).map(|i| i % 250).collect();
+    let request = json!({ "model": "test", "prompt": prompt, "n": 4, "max_tokens": 2, "seed": 1 });
+    let answer = server.ask(COMPLETIONS, &request).await;
+    assert_eq!(answer["choices"].as_array().unwrap().len(), 4);
+    assert_eq!(server.metric("prefix_pages_found_total").await, 3 * 2);
+    server.until("kv_pages{use=\"held\"}", 0).await;
+}
+
 #[tokio::test]
 async fn models_health_and_metrics() {
     let server = Server::small().await;
