@@ -133,7 +133,7 @@ impl Network {
         let journal = AuditJournal::open(&journal).expect("a journal");
         let pace = verify::Pace { poll: POLL, attempts: 2, retry: POLL };
         let verifier = Verifier::new(Arc::new(self.account(key)), self.engines(), journal, pace);
-        agent.spawn(verifier.run(stopped));
+        agent.spawn(async move { verifier.run(stopped).await.expect("a device that works") });
         agent
     }
 

@@ -130,7 +130,8 @@ pub(super) fn verify(global: &Global) -> anyhow::Result<()> {
         let rechecked = recheck::watch(engines.all(), recheck::EVERY);
         tokio::select! {
             changed = rechecked => Err(changed),
-            () = Verifier::new(chain, engines, journal, verify::Pace::default()).run(stop()?) => {
+            ended = Verifier::new(chain, engines, journal, verify::Pace::default()).run(stop()?) => {
+                ended.context("no device to go on with")?;
                 tracing::info!("stopped");
                 Ok(())
             }

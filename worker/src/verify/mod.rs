@@ -21,8 +21,9 @@ use deepnode_tx::Address;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch, Semaphore};
 
-use crate::canon::Digest;
+use crate::canon::{DeviceError, Digest};
 use crate::chain::Chain;
+use crate::engine::EngineError;
 use crate::journal::{AuditJournal, Sealed};
 use crate::request;
 use crate::run::Engines;
@@ -56,6 +57,8 @@ pub struct Verifier {
     turn: Semaphore,
     /// Receipts that wait for it. Whose turn it is recomputes all of them together.
     desk: Mutex<Vec<Waiting>>,
+    /// What a device failed with that has no spare one.
+    failed: watch::Sender<Option<DeviceError>>,
     cancel: AtomicBool,
 }
 
@@ -85,12 +88,15 @@ impl Verifier {
             busy: Mutex::default(),
             turn: Semaphore::new(1),
             desk: Mutex::default(),
+            failed: watch::Sender::new(None),
             cancel: AtomicBool::new(false),
         })
     }
 
-    /// Works until `stop` becomes true. What was not revealed then is revealed after a restart, if it is not too late.
-    pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+    /// Works until `stop` becomes true, or a device fails that has no spare one: the error. What was not revealed then is
+    /// revealed after a restart, if it is not too late.
+    pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) -> Result<(), DeviceError> {
+        let mut failed = self.failed.subscribe();
         let mut poll = tokio::time::interval(self.pace.poll);
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut told = String::new();
@@ -99,6 +105,7 @@ impl Verifier {
                 _ = poll.tick() => {}
                 () = self.chain.next_block() => {}
                 _ = stop.wait_for(|stop| *stop) => break,
+                _ = failed.wait_for(Option::is_some) => break,
             }
             let error = match self.chain.audits_drawn(&self.chain.address()).await {
                 Ok(audits) => {
@@ -114,6 +121,8 @@ impl Verifier {
         }
         self.cancel.store(true, Ordering::Relaxed);
         let _ = tokio::time::timeout(Duration::from_secs(10), self.turn.acquire()).await;
+        let failed = self.failed.borrow().clone();
+        failed.map_or(Ok(()), Err)
     }
 
     /// This key's seat in the audit's latest draw.
@@ -151,7 +160,12 @@ impl Verifier {
                     error = format!("{error:#}"),
                     "a step failed; it will be tried again"
                 );
-                tokio::time::sleep(verifier.pace.retry).await;
+                match error.downcast_ref() {
+                    Some(EngineError::Device(error)) => {
+                        verifier.failed.send_replace(Some(error.clone()));
+                    }
+                    _ => tokio::time::sleep(verifier.pace.retry).await,
+                }
             }
             verifier.busy.lock().remove(&id);
         });
@@ -285,8 +299,13 @@ impl Verifier {
                 }
             }
             Err(error) => {
+                // Only a device's error must be known as one.
+                let copy = || match &error {
+                    EngineError::Device(error) => EngineError::Device(error.clone()).into(),
+                    other => anyhow::anyhow!("{other}"),
+                };
                 for waiting in waiting {
-                    let _ = waiting.finding.send(Err(anyhow::anyhow!("{error}")));
+                    let _ = waiting.finding.send(Err(copy()));
                 }
             }
         }

@@ -1,9 +1,10 @@
 //! A card that is lost in the middle of a task: a spare device ends it with the same bits; without one the worker gives
-//! back what it can, and ends.
+//! back what it can, and ends. So does an auditor.
 
 use std::path::Path;
 use std::sync::Arc;
 
+use deepnode_proto::deepnode::audits::v1::{Phase, Verdict};
 use deepnode_proto::deepnode::tasks::v1::{InputKind, TaskStatus};
 use deepnode_worker::canon::reference::Reference;
 use deepnode_worker::engine::Engine;
@@ -13,15 +14,15 @@ use deepnode_worker::run::Engines;
 
 use super::chain::{key, FakeChain};
 use super::failing::Failing;
-use super::{addresses, ask, engines, options, small_model, until, Blocks, Running, TEXT};
+use super::{addresses, ask, engines, options, small_model, until, Auditing, Blocks, Running, AUDITOR, TEXT};
 
 /// Calls of the device that work: the prompt is computed, and some of the twelve tokens.
 const CALLS: usize = 9;
 
-/// Engines on a device that is lost, with a spare one or not.
-fn lost(folder: &Path, model: &Arc<Model>, spare: bool) -> Engines {
+/// Engines on a device that is lost after so many calls, with a spare one or not.
+fn lost(folder: &Path, model: &Arc<Model>, calls: usize, spare: bool) -> Engines {
     let engine = |model: &Arc<Model>| {
-        let engine = Engine::on(Failing::new(Reference::new(model.clone()), CALLS));
+        let engine = Engine::on(Failing::new(Reference::new(model.clone()), calls));
         let model = model.clone();
         Ok(match spare {
             true => engine.with_spare(move || Engine::new(model.clone(), options())),
@@ -48,7 +49,7 @@ async fn the_spare_device_ends_a_task_with_the_same_bits() {
     let chain = FakeChain::new(key(1));
     let _blocks = Blocks::of(&chain);
     let (worker, user, _) = addresses();
-    let engines = lost(home.path(), &model, true);
+    let engines = lost(home.path(), &model, CALLS, true);
     let running = Running::start(&chain, home.path(), engines, true).await;
     let request = ask(&model, TEXT.as_bytes(), InputKind::Text, 900_000);
     let id = chain.assign(&worker, &user, request, 40, TEXT.as_bytes());
@@ -67,7 +68,7 @@ async fn without_a_spare_one_the_worker_gives_back_what_it_can_and_ends() {
     let request = || ask(&model, TEXT.as_bytes(), InputKind::Text, 900_000);
     // Its input has not come.
     let waiting = chain.assign(&worker, &user, request(), 40, b"");
-    let running = Running::start(&chain, home.path(), lost(home.path(), &model, false), true).await;
+    let running = Running::start(&chain, home.path(), lost(home.path(), &model, CALLS, false), true).await;
     let accepted = chain.assign(&worker, &user, request(), 40, TEXT.as_bytes());
 
     let Running { endpoint, running: worked, serving, stop } = running;
@@ -89,5 +90,36 @@ async fn without_a_spare_one_the_worker_gives_back_what_it_can_and_ends() {
     // Started again where a device works, the worker answers what it accepted.
     let running = Running::start(&chain, home.path(), engines(&model), true).await;
     is_answered(&chain, &model, accepted).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_auditor_without_a_device_says_nothing_and_ends() {
+    let home = tempfile::tempdir().unwrap();
+    let model = small_model(home.path());
+    let chain = FakeChain::new(key(1));
+    let _blocks = Blocks::of(&chain);
+    let (worker, user, auditor) = addresses();
+    let running = Running::start(&chain, home.path(), engines(&model), true).await;
+    let request = ask(&model, TEXT.as_bytes(), InputKind::Text, 0);
+    let id = chain.assign(&worker, &user, request, 40, TEXT.as_bytes());
+    is_answered(&chain, &model, id).await;
+    let audits =
+        [chain.audit_receipt(id, &[auditor], [8; 32]), chain.audit_vector(model.id(), &[auditor], [5; 32])];
+    for audit in audits {
+        let engines = lost(home.path(), &model, 0, false);
+        let Auditing { stop, running } = Auditing::start(&chain, home.path(), AUDITOR, engines).await;
+        let error = running.await.unwrap().unwrap_err();
+        assert!(error.to_string().contains("fell off the bus"), "{error}");
+        drop(stop);
+        assert!(chain.audit_now(audit).members[0].commitment.is_empty());
+    }
+    // Started again where a device works, it is in time.
+    let auditing = Auditing::start(&chain, home.path(), AUDITOR, engines(&model)).await;
+    for audit in audits {
+        until("the audit is over", || chain.audit_now(audit).phase() == Phase::Closed).await;
+        assert_eq!(chain.audit_now(audit).members[0].verdict(), Verdict::Right);
+    }
+    auditing.stop().await;
     running.stop().await;
 }

@@ -171,7 +171,7 @@ impl Running {
 
 struct Auditing {
     stop: watch::Sender<bool>,
-    running: JoinHandle<()>,
+    running: JoinHandle<Result<(), DeviceError>>,
 }
 
 impl Auditing {
@@ -187,7 +187,7 @@ impl Auditing {
 
     async fn stop(self) {
         self.stop.send_replace(true);
-        self.running.await.unwrap();
+        self.running.await.unwrap().unwrap();
     }
 }
 
