@@ -1,6 +1,6 @@
-//! The engine on SmolLM2-135M beside llama.cpp on the same weights: prefill and decoding, for each number of threads and
-//! instruction set; how close the logits of both are; decoding with quantised weights; a process's start; what an audit costs;
-//! and an encoder beside candle.
+//! The engine on SmolLM2-135M beside llama.cpp on the same weights: prefill and decoding, for each number of threads
+//! and instruction set; how close the logits of both are; decoding with quantised weights; a process's start; what an
+//! audit costs; and an encoder beside candle.
 //! Rounds alternate between all of them, so that a busy machine meets them alike; medians are printed, with the best in
 //! brackets. `make bench-engine` builds the peer.
 
@@ -119,11 +119,12 @@ struct Settings {
     /// Numbers of threads; 1 and 2 by default.
     #[arg(long)]
     threads: Vec<usize>,
-    /// What to measure instead of everything: pp32, pp128, pp512, tg64, tg32@512, tg32x8, agreement, packed,
-    /// audit, startup, embeddings. The exit code is 1 where `agreement` finds greatest logits that are the same at fewer than
-    /// 99% of positions or a relative RMS error of 0.02, and where `audit` finds, in the best of its rounds and with a tenth on
-    /// top for a machine that is not quite idle, more than 1/3 of producing the same tokens, or a commitment that costs more
-    /// than 0.5% of decoding. On a machine that computes something else too, more --rounds make the best one truer.
+    /// What to measure instead of everything: pp32, pp128, pp512, tg64, tg32@512, tg32x8, agreement, packed, audit, startup,
+    /// embeddings. The exit code is 1 where `agreement` finds greatest logits that are the same at fewer than 99% of
+    /// positions or a relative RMS error of 0.02, and where `audit` finds, in the best of its rounds and with a tenth on top
+    /// for a machine that is not quite idle, more than 1/3 of producing the same tokens with halves (more than all of it with
+    /// packed weights), or a commitment that costs more than 0.5% of decoding. On a machine that computes something else
+    /// too, more --rounds make the best one truer.
     #[arg(long)]
     case: Vec<String>,
     /// Open this model, say two tokens and end: what the case `startup` measures.
