@@ -17,8 +17,7 @@ const CONTEXT: u32 = 128;
 
 /// What a program does that was just started: every weight is checked, then two tokens follow one.
 pub fn child(model: &Path, threads: usize) -> Result<()> {
-    let model = Model::open(model)?;
-    model.verify()?;
+    let model = Model::open_verified(model)?;
     let engine = Engine::new(Arc::new(model), Options { threads, ..Options::default() })?;
     let request = Request { prompt: &[1], params: &SamplingParams::GREEDY, max_output: 2, stop: Stop::NONE };
     engine.session(3)?.generate(&request, &mut |_| (), &AtomicBool::new(false))?;

@@ -40,9 +40,7 @@ impl Local {
     /// The model, every weight of it checked, and the engine that computes it.
     pub(super) fn load(&self, global: &Global) -> anyhow::Result<(Arc<Model>, Engine)> {
         let path = self.model.path(global)?;
-        let model = Model::open(&path)?;
-        model.verify().with_context(|| path.display().to_string())?;
-        let model = Arc::new(model);
+        let model = Arc::new(Model::open_verified(&path).with_context(|| path.display().to_string())?);
         let default = Options::default();
         let positions = self.positions.map(|positions| positions as usize);
         let options = Options { threads: self.threads(), positions, ..default };

@@ -124,9 +124,7 @@ impl Command {
 impl Record {
     fn run(self, global: &Global) -> anyhow::Result<()> {
         let path = self.model.path(global)?;
-        let model = Model::open(&path)?;
-        model.verify().with_context(|| path.display().to_string())?;
-        let model = Arc::new(model);
+        let model = Arc::new(Model::open_verified(&path).with_context(|| path.display().to_string())?);
         let mut tokens = match (&self.sequence.prompt, &self.sequence.tokens) {
             (Some(text), _) => model.tokenizer().encode_prompt(text)?,
             (None, tokens) => tokens.clone().unwrap_or_default(),

@@ -110,13 +110,11 @@ impl Layout {
 #[derive(Debug)]
 pub struct ModelFile<A: Kind> {
     path: PathBuf,
-    map: Mmap,
     name: String,
     id: Digest,
     manifest: Manifest<A>,
     tokenizer: A::Tokenizer,
-    /// The tensors, in the manifest's order, how they are packed, and where in `map` they are.
-    tensors: Vec<(Slot, Option<Packing>, Range<usize>)>,
+    stored: Stored,
 }
 
 /// An imported language model.
@@ -129,6 +127,35 @@ pub type EncoderModel = ModelFile<EncoderArchitecture>;
 pub enum AnyModel {
     Decoder(Box<Model>),
     Encoder(Box<EncoderModel>),
+}
+
+/// The tensors of a mapped file.
+#[derive(Debug)]
+struct Stored {
+    map: Mmap,
+    /// In the manifest's order, how they are packed, and where in `map` they are.
+    tensors: Vec<(Slot, Option<Packing>, Range<usize>)>,
+}
+
+impl Stored {
+    fn tensors(&self) -> impl Iterator<Item = (&Slot, Tensor<'_>)> {
+        self.tensors.iter().map(|(slot, packing, range)| {
+            let panels = bytemuck::cast_slice(&self.map[range.clone()]);
+            (slot, Tensor { rows: slot.rows, cols: slot.cols, packing: *packing, panels })
+        })
+    }
+
+    fn verify(&self, digests: &[Digest]) -> Result<()> {
+        let tensors: Vec<_> = self.tensors().collect();
+        tensors.par_iter().zip(digests).try_for_each(|((slot, tensor), expected)| {
+            let found = if slot.is_vector() {
+                *blake3::hash(bytemuck::cast_slice(tensor.panels)).as_bytes()
+            } else {
+                matrix_digest(tensor)
+            };
+            same(slot, &found, expected)
+        })
+    }
 }
 
 /// A mapped file whose header is as it was written.
@@ -188,8 +215,10 @@ impl AnyModel {
     pub fn open(path: &Path) -> Result<AnyModel> {
         let opened = Opened::open(path)?;
         match opened.kind() {
-            Some(KIND_ENCODER) => ModelFile::of(opened, path).map(|model| AnyModel::Encoder(Box::new(model))),
-            _ => ModelFile::of(opened, path).map(|model| AnyModel::Decoder(Box::new(model))),
+            Some(KIND_ENCODER) => {
+                ModelFile::of(opened, path, false).map(|model| AnyModel::Encoder(Box::new(model)))
+            }
+            _ => ModelFile::of(opened, path, false).map(|model| AnyModel::Decoder(Box::new(model))),
         }
     }
 
@@ -236,10 +265,15 @@ impl AnyModel {
 impl<A: Kind> ModelFile<A> {
     /// Maps a model file and checks its header: cheap, since no weight is read. `verify` reads them.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::of(Opened::open(path)?, path)
+        Self::of(Opened::open(path)?, path, false)
     }
 
-    fn of(opened: Opened, path: &Path) -> Result<Self> {
+    /// [`open`](Self::open) and [`verify`](Self::verify), side by side.
+    pub fn open_verified(path: &Path) -> Result<Self> {
+        Self::of(Opened::open(path)?, path, true)
+    }
+
+    fn of(opened: Opened, path: &Path, verified: bool) -> Result<Self> {
         let field = |what: &str| format!("{what} of {}", path.display());
         let kind = opened.kind();
         if kind != Some(A::KIND) {
@@ -263,54 +297,45 @@ impl<A: Kind> ModelFile<A> {
             .ok_or_else(|| invalid(field("packings"), "some", "must fit the tensors"))?;
         within(field("length"), map.len() as u64, layout.file_len, layout.file_len)?;
         within(field("tensors"), header.tensors.len() as u64, slots.len() as u64, slots.len() as u64)?;
-        let tokenizer = A::Tokenizer::build(header.tokenizer)?;
-        within(field("tokens"), tokenizer.size() as u64, arch.vocab().into(), arch.vocab().into())?;
-        let manifest = Manifest {
-            arch,
-            tokenizer: tokenizer.digest(),
-            rope: digest_from_hex(&header.rope)?,
-            tensors: header.tensors.iter().map(|d| digest_from_hex(d)).collect::<Result<_>>()?,
-        };
+        let rope = digest_from_hex(&header.rope)?;
+        let digests: Vec<Digest> =
+            header.tensors.iter().map(|d| digest_from_hex(d)).collect::<Result<_>>()?;
         let ranges = layout.ranges.into_iter().map(|r| r.start as usize..r.end as usize);
-        Ok(ModelFile {
-            path: path.to_path_buf(),
-            name: header.name,
-            id: manifest.id(),
-            manifest,
-            tokenizer,
-            tensors: slots
-                .into_iter()
-                .zip(ranges)
-                .enumerate()
-                .map(|(i, (slot, range))| (slot, packings.get(i).copied().flatten(), range))
-                .collect(),
-            map,
-        })
+        let tensors = slots.into_iter().zip(ranges).enumerate();
+        let tensors =
+            tensors.map(|(i, (slot, range))| (slot, packings.get(i).copied().flatten(), range)).collect();
+        let stored = Stored { map, tensors };
+        let (tokenizer, checked) = rayon::join(
+            || A::Tokenizer::build(header.tokenizer),
+            || match verified {
+                true => same("rope table", &arch.rope(), &rope).and_then(|()| stored.verify(&digests)),
+                false => Ok(()),
+            },
+        );
+        let tokenizer = tokenizer?;
+        checked?;
+        within(field("tokens"), tokenizer.size() as u64, arch.vocab().into(), arch.vocab().into())?;
+        let manifest = Manifest { arch, tokenizer: tokenizer.digest(), rope, tensors: digests };
+        let (path, id) = (path.to_path_buf(), manifest.id());
+        Ok(ModelFile { path, name: header.name, id, manifest, tokenizer, stored })
     }
 
     /// Reads every weight and compares with the manifest, and the rope table with this machine's: what a
     /// damaged disk, memory or library changed is an error that names the part.
     pub fn verify(&self) -> Result<()> {
         same("rope table", &self.arch().rope(), &self.manifest.rope)?;
-        let tensors: Vec<_> = self.tensors().collect();
-        tensors.par_iter().zip(&self.manifest.tensors).try_for_each(|((slot, tensor), expected)| {
-            let found = if slot.is_vector() {
-                *blake3::hash(bytemuck::cast_slice(tensor.panels)).as_bytes()
-            } else {
-                matrix_digest(tensor)
-            };
-            same(slot, &found, expected)
-        })
+        self.stored.verify(&self.manifest.tensors)
     }
 
     /// Lets a part of the map leave this process's memory; it comes back from the system's, or the disk, when it is read.
     fn release(&self, weights: &[f16]) {
         let bytes: &[u8] = bytemuck::cast_slice(weights);
-        let offset = (bytes.as_ptr() as usize).wrapping_sub(self.map.as_ptr() as usize);
-        if offset < self.map.len() {
+        let map = &self.stored.map;
+        let offset = (bytes.as_ptr() as usize).wrapping_sub(map.as_ptr() as usize);
+        if offset < map.len() {
             // SAFETY: a map of a file that is only read: what is dropped is read again, with the same bytes.
             let released =
-                unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, bytes.len()) };
+                unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, bytes.len()) };
             // Where the system does not do it, it is only memory.
             drop(released);
         }
@@ -344,15 +369,12 @@ impl<A: Kind> ModelFile<A> {
 
     /// Bytes of the file.
     pub fn file_len(&self) -> u64 {
-        self.map.len() as u64
+        self.stored.map.len() as u64
     }
 
     /// Every tensor as it lies in the map, in the manifest's order. A vector is one row, not in panels.
     pub fn tensors(&self) -> impl Iterator<Item = (&Slot, Tensor<'_>)> {
-        self.tensors.iter().map(|(slot, packing, range)| {
-            let panels = bytemuck::cast_slice(&self.map[range.clone()]);
-            (slot, Tensor { rows: slot.rows, cols: slot.cols, packing: *packing, panels })
-        })
+        self.stored.tensors()
     }
 
     /// Gives the tensors in their order, each to be asked for by its role.
@@ -442,18 +464,23 @@ impl Encoder for EncoderModel {
     }
 }
 
+/// Columns that are turned into rows at a time: what a cache line of a row holds.
+const COLUMNS: usize = 32;
+
 /// BLAKE3 of the rows, unpadded; all zero, and so equal to nothing, if the padding is not zero.
 fn matrix_digest(tensor: &Tensor<'_>) -> Digest {
     let mut hasher = blake3::Hasher::new();
     let mut rows = vec![f16::ZERO; PANEL * tensor.cols];
     for first in (0..tensor.rows).step_by(PANEL) {
         match tensor.packing {
-            // All rows of a panel at once: one after the other would read it 64 times.
+            // Some columns of all rows of a panel at once: they stay in the nearest cache, as what is made of them does.
             None => {
                 let panel = &tensor.panels[first * tensor.cols..][..PANEL * tensor.cols];
-                for (k, lanes) in panel.chunks_exact(PANEL).enumerate() {
-                    for (lane, value) in lanes.iter().enumerate() {
-                        rows[lane * tensor.cols + k] = *value;
+                let columns = panel.as_chunks::<PANEL>().0;
+                for (block, columns) in columns.chunks(COLUMNS).enumerate() {
+                    for lane in 0..PANEL {
+                        let row = &mut rows[lane * tensor.cols + block * COLUMNS..][..columns.len()];
+                        row.iter_mut().zip(columns).for_each(|(to, lanes)| *to = lanes[lane]);
                     }
                 }
             }

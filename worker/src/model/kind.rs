@@ -39,7 +39,7 @@ pub trait Kind: Clone + Debug + PartialEq + Serialize + Send + Sync + 'static {
 /// A tokenizer of a kind of models.
 pub trait Vocabulary: Debug + Send + Sync + Sized + 'static {
     /// What it is built from.
-    type Spec: Clone + Debug + PartialEq + Serialize + DeserializeOwned;
+    type Spec: Clone + Debug + PartialEq + Serialize + DeserializeOwned + Send;
 
     fn build(spec: Self::Spec) -> Result<Self>;
     fn spec(&self) -> &Self::Spec;

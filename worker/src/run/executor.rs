@@ -81,7 +81,7 @@ impl Engines {
         let mut engines = Self::default();
         for id in ids {
             let path = model_path(folder, id);
-            let model = Model::open(&path)?;
+            let model = Model::open_verified(&path)?;
             if model.id() != *id {
                 return Err(EngineError::Model(ModelError::Digest {
                     what: path.display().to_string(),
@@ -89,7 +89,6 @@ impl Engines {
                     expected: hex::encode(id),
                 }));
             }
-            model.verify()?;
             let model = Arc::new(model);
             let engine = engine(&model)?;
             engines.loaded.insert(*id, Loaded::new(model, engine));

@@ -168,8 +168,10 @@ fn import_is_idempotent_and_repairs() {
     file.write_all_at(&[bytes[bytes.len() - 2] ^ 1], bytes.len() as u64 - 2).unwrap();
     let error = Model::open(&first.path).unwrap().verify().unwrap_err().to_string();
     assert!(error.starts_with("Down of layer 1: digest "), "{error}");
+    assert_eq!(Model::open_verified(&first.path).unwrap_err().to_string(), error);
     assert!(!import(&source, &models, &|_| {}).unwrap().existed);
     Model::open(&first.path).unwrap().verify().unwrap();
+    assert_eq!(Model::open_verified(&first.path).unwrap().id(), first.id);
     assert_eq!(fs::read(&first.path).unwrap(), bytes);
 }
 
