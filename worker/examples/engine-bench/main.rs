@@ -130,6 +130,9 @@ struct Settings {
     /// Open this model, say two tokens and end: what the case `startup` measures.
     #[arg(long, value_name = "MODEL")]
     startup: Option<PathBuf>,
+    /// ... without checking its weights.
+    #[arg(long, hide = true)]
+    unchecked: bool,
 }
 
 impl Settings {
@@ -145,7 +148,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let most = settings.threads.iter().copied().max().unwrap_or(1);
     if let Some(model) = &settings.startup {
-        return startup::child(model, most);
+        return startup::child(model, most, settings.unchecked);
     }
     if settings.isa.is_empty() {
         settings.isa = Isa::available().into_iter().filter(|isa| *isa != Isa::Portable).rev().collect();

@@ -15,9 +15,10 @@ use crate::llama::{Llama, Result};
 /// Positions that the peer takes memory for at once; ours is taken when it is used.
 const CONTEXT: u32 = 128;
 
-/// What a program does that was just started: every weight is checked, then two tokens follow one.
-pub fn child(model: &Path, threads: usize) -> Result<()> {
-    let model = Model::open_verified(model)?;
+/// What a program does that was just started: every weight is checked, unless the peer's way is wanted, which checks none;
+/// then two tokens follow one.
+pub fn child(model: &Path, threads: usize, unchecked: bool) -> Result<()> {
+    let model = if unchecked { Model::open(model)? } else { Model::open_verified(model)? };
     let engine = Engine::new(Arc::new(model), Options { threads, ..Options::default() })?;
     let request = Request { prompt: &[1], params: &SamplingParams::GREEDY, max_output: 2, stop: Stop::NONE };
     engine.session(3)?.generate(&request, &mut |_| (), &AtomicBool::new(false))?;
@@ -27,30 +28,38 @@ pub fn child(model: &Path, threads: usize) -> Result<()> {
 /// Prints a line for each model file and number of threads.
 pub fn run(llama: &Llama, threads: &[usize], rounds: usize) -> Result<()> {
     println!("\nfrom the start of a process to its second token, files in the system's memory; median of {rounds}\n");
-    println!("| weights | threads | file, MB | ours, s | llama.cpp, s | ratio | ours at most, MB | of the file | llama.cpp at most, MB |");
-    println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|");
+    println!("| weights | threads | file, MB | ours, weights checked, s | ours, unchecked, s | llama.cpp (unchecked), s | ratios | ours at most, MB | of the file | llama.cpp at most, MB |");
+    println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
     for kind in ["F16", "Q4_0", "Q4_1", "Q8_0"] {
         let file =
             if kind == "F16" { llama.model().to_path_buf() } else { crate::packed::quantised(llama, kind)? };
         let folder = tempfile::tempdir()?;
         let model = import(&file, folder.path(), &|_| {})?.path;
         for threads in threads.iter().map(usize::to_string) {
-            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+            let [mut ours, mut unchecked, mut theirs] = <[Vec<_>; 3]>::default();
             for _ in 0..rounds {
-                let mut own = Command::new(std::env::current_exe()?);
-                own.arg("--startup").arg(&model).args(["--threads", &threads]);
-                ours.push(measure(own)?);
+                let own = || -> Result<Command> {
+                    let mut own = Command::new(std::env::current_exe()?);
+                    own.arg("--startup").arg(&model).args(["--threads", &threads]);
+                    Ok(own)
+                };
+                ours.push(measure(own()?)?);
+                let mut careless = own()?;
+                careless.arg("--unchecked");
+                unchecked.push(measure(careless)?);
                 let mut peer = Command::new(llama.tool("llama-batched-bench"));
                 peer.arg("-m").arg(&file).args(["-t", &threads, "-c", &CONTEXT.to_string()]);
                 peer.args(["-npp", "1", "-ntg", "2", "-npl", "1"]);
                 theirs.push(measure(peer)?);
             }
-            let [(ours, memory), (theirs, their_memory)] = [median(ours), median(theirs)];
+            let [(ours, memory), (unchecked, _), (theirs, their_memory)] =
+                [ours, unchecked, theirs].map(median);
             let megabytes = |bytes: u64| bytes as f64 / 1e6;
             let length = megabytes(std::fs::metadata(&model)?.len());
             println!(
-                "| {kind} | {threads} | {length:.0} | {ours:.2} | {theirs:.2} | {:.2} | {:.0} | {:.2} | {:.0} |",
+                "| {kind} | {threads} | {length:.0} | {ours:.2} | {unchecked:.2} | {theirs:.2} | {:.2}, {:.2} | {:.0} | {:.2} | {:.0} |",
                 ours / theirs,
+                unchecked / theirs,
                 megabytes(memory),
                 megabytes(memory) / length,
                 megabytes(their_memory),
