@@ -45,7 +45,7 @@ test-openai: programs ## OpenAI's own SDKs (Python, JavaScript) against `deepnod
 	@tools/test-openai.sh
 
 test-streams: programs ## 64 streams at once against `deepnode-worker serve` with the real model, for a minute, with figures
-	DEEPNODE_STREAMS_SECONDS=60 DEEPNODE_STREAMS_MODEL=$$(ls .models/*.dnm .models/*.gguf 2>/dev/null | head -n 1) \
+	DEEPNODE_STREAMS_SECONDS=60 DEEPNODE_STREAMS_MODEL=$$(ls $(CURDIR)/.models/*.dnm $(CURDIR)/.models/*.gguf 2>/dev/null | head -n 1) \
 		$(CARGO) test --workspace --test streams --locked -- --nocapture
 
 fuzz-import: ## Ten million mutated GGUF files and as many safetensors, each read as for an import (half an hour)
