@@ -90,8 +90,11 @@ pub async fn submit(
     offer: &Offer,
     options: &Options,
 ) -> Result<Submitted, ClientError> {
+    let limit = options.wait.ok_or_else(|| {
+        ClientError::Input("options.wait is missing, must be how long the task may wait for its block".into())
+    })?;
     let hash = broadcast(client, signer, offer, options).await?;
-    included(client, &hash, options.wait.unwrap_or_default()).await
+    included(client, &hash, limit).await
 }
 
 /// Signs a task's transaction and gives it to the node; answers its hash, for [`included`].

@@ -1,45 +1,25 @@
 //! Generations that are computed together come out as each does alone, whatever arrives, is cancelled or evicted.
 
+mod alone;
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 
 use deepnode_worker::canon::random::RandomDecoder;
-use deepnode_worker::canon::{Architecture, SamplingParams};
+use deepnode_worker::canon::SamplingParams;
 use deepnode_worker::engine::*;
-use deepnode_worker::model::synthetic::small;
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
-fn arch() -> Architecture {
-    Architecture {
-        layers: 2,
-        width: 64,
-        heads: 4,
-        kv_heads: 2,
-        head_dim: 16,
-        ffn: 96,
-        vocab: 200,
-        context: 640,
-        eos: vec![199],
-        tied: true,
-        qkv_bias: false,
-        ..small()
-    }
-}
+use alone::{alone, arch, pieces};
+
+/// Positions of a sequence, at the most.
+const CONTEXT: u32 = 640;
 
 fn engine(model: &Arc<RandomDecoder>, positions: usize) -> Engine {
     let options = Options { threads: 2, huge_pages: false, positions: Some(positions), ..Options::default() };
     Engine::new(model.clone(), options).unwrap()
-}
-
-/// What a job gives alone.
-fn alone(engine: &Engine, job: &Job, pieces: &dyn Pieces) -> Generation {
-    let mut session = engine.session(job.prompt.len() + job.max_output as usize).unwrap();
-    let stop = Stop { strings: &job.stop, pieces };
-    let request = Request { prompt: &job.prompt, params: &job.params, max_output: job.max_output, stop };
-    session.generate(&request, &mut |_| (), &AtomicBool::new(false)).unwrap()
 }
 
 /// Prompts share beginnings, as conversations do: one of three, then a tail of their own.
@@ -124,8 +104,8 @@ fn any_schedule_changes_no_bit() {
     let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let seen = Cell::new([0; 3]);
     let outcome = runner.run(&schedule, |(changes, pages, limits)| {
-        let model = Arc::new(RandomDecoder::new(arch(), 1));
-        let pieces: Vec<String> = (0..200).map(|id| format!("<{id}>")).collect();
+        let model = Arc::new(RandomDecoder::new(arch(CONTEXT), 1));
+        let pieces = pieces();
         let (together, by_itself) = (engine(&model, pages * 128), engine(&model, 640));
         let mut batch = Batch::new(&together, &pieces, limits);
         let (mut jobs, mut next) = (Jobs::default(), 0);
@@ -170,7 +150,7 @@ fn any_schedule_changes_no_bit() {
 /// Thirty-two at once come out as the reference has each alone.
 #[test]
 fn thirty_two_at_once() {
-    let model = Arc::new(RandomDecoder::new(arch(), 2));
+    let model = Arc::new(RandomDecoder::new(arch(CONTEXT), 2));
     let pieces: Vec<String> = vec![String::new(); 200];
     let (together, reference) = (engine(&model, 32 * 128), Engine::reference(model.clone()).unwrap());
     let mut batch = Batch::new(&together, &pieces, Limits::default());
@@ -204,7 +184,7 @@ fn numeric_endings_stay_alone() {
     let pieces: Vec<String> = vec![String::new(); 200];
     let mut mixed = false;
     for factor in [6e3, 1e4, 2e4, 4e4, 8e4] {
-        let mut model = RandomDecoder::new(arch(), 3);
+        let mut model = RandomDecoder::new(arch(CONTEXT), 3);
         model.scale_value_row(1, 3, factor);
         let model = Arc::new(model);
         let (together, by_itself) = (engine(&model, 2000), engine(&model, 640));
@@ -232,7 +212,7 @@ fn numeric_endings_stay_alone() {
 /// Probabilities beside each token: they are those of the logits, and the likeliest come first.
 #[test]
 fn logprobs_are_of_the_model() {
-    let model = Arc::new(RandomDecoder::new(arch(), 1));
+    let model = Arc::new(RandomDecoder::new(arch(CONTEXT), 1));
     let engine = engine(&model, 640);
     let pieces: Vec<String> = vec![String::new(); 200];
     let mut batch = Batch::new(&engine, &pieces, Limits::default());

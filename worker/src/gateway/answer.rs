@@ -349,18 +349,6 @@ impl Whole {
     }
 }
 
-/// Work on a request away from the threads that serve all of them, and no longer than it may take.
-pub async fn aside<T: Send + 'static>(
-    gateway: &Gateway,
-    deadline: Instant,
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    timeout_at(deadline, tokio::task::spawn_blocking(work))
-        .await
-        .map_err(|_| ApiError::timeout(gateway.settings.timeout.as_secs_f64()))?
-        .map_err(|_| ApiError::internal("the prompt's reader crashed on this request"))?
-}
-
 /// When a request that arrives now must be answered.
 pub fn deadline(gateway: &Gateway) -> Instant {
     Instant::now() + gateway.settings.timeout

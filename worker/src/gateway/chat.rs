@@ -6,8 +6,9 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use serde_json::{json, Map, Value};
 
-use super::answer::{aside, deadline, Asked, Shape};
+use super::answer::{deadline, Asked, Shape};
 use super::calls::Offered;
+use super::door::aside;
 use super::errors::{shown, ApiError, Result};
 use super::fields::Fields;
 use super::options::Options;
@@ -39,7 +40,7 @@ pub async fn create(State(gateway): State<Arc<Gateway>>, request: Request) -> Re
     let model = gateway.model.clone();
     let offered = tools.as_ref().and_then(|tools| Offered::new(template, tools));
     let encode = move || encode(&model, &messages, tools.as_ref());
-    let prompt = aside(&gateway, deadline, encode).await?;
+    let prompt = aside(gateway.settings.timeout, deadline, encode).await?;
     let asked = Asked { shape: Shape::Chat, prompt, prompt_field: "messages", offered, options, deadline };
     asked.answer(gateway, place).await
 }

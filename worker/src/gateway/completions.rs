@@ -6,7 +6,8 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use serde_json::{json, Value};
 
-use super::answer::{aside, deadline, Asked, Shape};
+use super::answer::{deadline, Asked, Shape};
+use super::door::aside;
 use super::errors::{shown, ApiError, Result};
 use super::fields::Fields;
 use super::options::Options;
@@ -43,7 +44,7 @@ pub async fn create(State(gateway): State<Arc<Gateway>>, request: Request) -> Re
 
     let place = gateway.backend.reserve(&caller)?;
     let model = gateway.model.clone();
-    let prompt = aside(&gateway, deadline, move || prompt.encode(&model)).await?;
+    let prompt = aside(gateway.settings.timeout, deadline, move || prompt.encode(&model)).await?;
     let shape = Shape::Completion;
     Asked { shape, prompt, prompt_field: "prompt", offered: None, options, deadline }
         .answer(gateway, place)

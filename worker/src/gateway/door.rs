@@ -12,6 +12,7 @@ use axum::{Json, Router};
 use serde_json::{json, Value};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::{timeout_at, Instant};
 
 use super::errors::{self, ApiError, Result};
 use super::keys::{self, ApiKeys};
@@ -91,6 +92,18 @@ fn is_local(host: &str) -> bool {
     };
     name.eq_ignore_ascii_case("localhost")
         || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Reads a prompt away from the threads that serve all requests, and until the `deadline` that `timeout` set at most.
+pub async fn aside<T: Send + 'static>(
+    timeout: Duration,
+    deadline: Instant,
+    read: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    timeout_at(deadline, tokio::task::spawn_blocking(read))
+        .await
+        .map_err(|_| ApiError::timeout(timeout.as_secs_f64()))?
+        .map_err(|_| ApiError::internal("the reader of prompts crashed on this request"))?
 }
 
 /// Whether requests are taken.

@@ -114,7 +114,7 @@ fn write<A: Kind>(
 
     let id = Manifest { arch, tokenizer: tokenizer.digest(), rope, tensors }.id();
     let path = model_path(models, &id);
-    if ModelFile::<A>::open(&path).and_then(|model| model.verify()).is_ok() {
+    if ModelFile::<A>::open_verified(&path).is_ok() {
         return Ok(Imported { id, path, existed: true });
     }
     out.sync_all().map_err(io())?;

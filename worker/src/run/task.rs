@@ -222,30 +222,21 @@ impl Worker {
     /// Returns when it makes no sense to generate any longer: whether because the process stops, or else because the
     /// task was taken away.
     async fn in_vain(&self, id: u64) -> bool {
-        let mut looked = Instant::now();
-        loop {
-            tokio::time::sleep(self.pace.poll).await;
-            if self.cancelled() {
-                return true;
+        let stops = async {
+            while !self.cancelled() {
+                tokio::time::sleep(self.pace.poll).await;
             }
-            if looked.elapsed() >= self.pace.retry {
-                let ours = tokio::select! {
-                    ours = self.still_ours(id) => ours,
-                    // However long the node takes to answer.
-                    () = self.until_cancelled() => return true,
-                };
-                // A node that does not answer says nothing about the task.
-                if matches!(ours, Ok(None)) {
-                    return false;
-                }
-                looked = Instant::now();
+        };
+        let taken_away = async {
+            tokio::time::sleep(self.pace.retry).await;
+            // A node that does not answer says nothing about the task.
+            while !matches!(self.still_ours(id).await, Ok(None)) {
+                tokio::time::sleep(self.pace.retry).await;
             }
-        }
-    }
-
-    async fn until_cancelled(&self) {
-        while !self.cancelled() {
-            tokio::time::sleep(self.pace.poll).await;
+        };
+        tokio::select! {
+            () = stops => true,
+            () = taken_away => false,
         }
     }
 

@@ -7,29 +7,15 @@ use std::sync::Arc;
 use deepnode_emulator::Schedule;
 use deepnode_worker::canon::packed::Packing;
 use deepnode_worker::canon::random::RandomDecoder;
-use deepnode_worker::canon::{Architecture, Decoder, SamplingParams};
+use deepnode_worker::canon::{Decoder, SamplingParams};
 use deepnode_worker::cuda::{Cuda, Room};
 use deepnode_worker::engine::*;
-use deepnode_worker::model::synthetic::small;
 
+use crate::alone::{alone, arch, pieces};
 use crate::emulated::Emulated;
 
-fn arch() -> Architecture {
-    Architecture {
-        layers: 2,
-        width: 64,
-        heads: 4,
-        kv_heads: 2,
-        head_dim: 16,
-        ffn: 96,
-        vocab: 200,
-        context: 384,
-        eos: vec![199],
-        tied: true,
-        qkv_bias: false,
-        ..small()
-    }
-}
+/// Positions of a sequence, at the most.
+const CONTEXT: u32 = 384;
 
 /// An engine on the emulated device, and the reference.
 fn engines(model: RandomDecoder, schedule: Schedule, pages: usize) -> [Engine; 2] {
@@ -76,18 +62,6 @@ impl Draw {
     }
 }
 
-/// What a job gives alone.
-fn alone(engine: &Engine, job: &Job, pieces: &dyn Pieces) -> Generation {
-    let mut session = engine.session(job.prompt.len() + job.max_output as usize).unwrap();
-    let stop = Stop { strings: &job.stop, pieces };
-    let request = Request { prompt: &job.prompt, params: &job.params, max_output: job.max_output, stop };
-    session.generate(&request, &mut |_| (), &AtomicBool::new(false)).unwrap()
-}
-
-fn pieces() -> Vec<String> {
-    (0..200).map(|id| format!("<{id}>")).collect()
-}
-
 /// Jobs arrive and are cancelled; they wait for pages, lose them to others and find what others computed. Each comes out as
 /// the reference has it alone.
 #[test]
@@ -97,7 +71,7 @@ fn any_schedule_changes_no_bit() {
     let (mut preempted, mut widest) = (0, 0);
     for (seed, schedule) in (0..).zip(&Schedule::ALL[1..4]) {
         const PAGES: usize = 5;
-        let [device, reference] = engines(RandomDecoder::new(arch(), seed), *schedule, PAGES);
+        let [device, reference] = engines(RandomDecoder::new(arch(CONTEXT), seed), *schedule, PAGES);
         let mut draw = Draw(seed);
         let limits = Limits { running: 2 + seed as usize * 2, prompt_beside: 40 };
         let mut batch = Batch::new(&device, &pieces, limits);
@@ -149,7 +123,7 @@ fn any_schedule_changes_no_bit() {
 #[test]
 fn one_and_thirty_two_at_once() {
     let pieces = pieces();
-    let [device, reference] = engines(RandomDecoder::new(arch(), 5), Schedule::ALL[0], 32);
+    let [device, reference] = engines(RandomDecoder::new(arch(CONTEXT), 5), Schedule::ALL[0], 32);
     let mut draw = Draw(5);
     let jobs: Vec<Job> = (0..32)
         .map(|i| Job {
@@ -186,7 +160,7 @@ fn one_and_thirty_two_at_once() {
 fn generations_of_packed_weights_are_audited() {
     let go = AtomicBool::new(false);
     for packing in [Packing::Q8_0, Packing::Q4_0] {
-        let model = RandomDecoder::new(arch(), 6).packed(packing);
+        let model = RandomDecoder::new(arch(CONTEXT), 6).packed(packing);
         assert_eq!(model.weights().layers[1].down.packing, Some(packing));
         let [device, reference] = engines(model, Schedule::ALL[4], 6);
         let prompt: Vec<u32> = (0..125).map(|i| i * 37 % 190).collect();

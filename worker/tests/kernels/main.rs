@@ -1,6 +1,8 @@
 //! The CUDA kernels, compiled for the CPU, in the launches that a card gets: equal to the reference in every bit, whatever
 //! the schedule, and each of their waits is needed.
 
+#[path = "../alone/mod.rs"]
+mod alone;
 mod emulated;
 mod engine;
 mod files;

@@ -55,12 +55,7 @@ pub fn models(home: &Home, weights: bool) -> (Vec<Check>, Vec<Size>) {
     let mut checks = Vec::new();
     for id in ids {
         let path = model_path(&home.models_folder(), &id);
-        let opened = Model::open(&path).and_then(|model| {
-            if weights {
-                model.verify()?;
-            }
-            Ok(model)
-        });
+        let opened = if weights { Model::open_verified(&path) } else { Model::open(&path) };
         checks.push(match opened {
             Ok(model) if model.id() != id => Check::mend(
                 "model",

@@ -22,29 +22,28 @@ const LONG_LOOK: Duration = Duration::from_secs(60);
 /// Tasks that are asked for at once.
 const AT_ONCE: usize = 16;
 
-/// What is set aside for one task, until its cost is known.
+/// What is set aside for one task.
 pub struct Lock {
-    bills: Arc<Bills>,
     /// The entry of the ledger.
     id: u64,
-    /// udn.
+    /// udn that the budget holds for it: what was set aside, then what it came to.
     held: u64,
+    open: Option<Open>,
 }
 
-impl Drop for Lock {
+/// Counts a lock whose cost is not known yet.
+struct Open(Arc<Bills>);
+
+impl Drop for Open {
     fn drop(&mut self) {
-        self.bills.open.send_modify(|open| *open -= 1);
+        self.0.open.send_modify(|open| *open -= 1);
     }
 }
 
 /// A task that was paid, or will be.
 pub struct Bill {
     task: u64,
-    /// None once the price is known.
-    lock: Option<Lock>,
-    entry: u64,
-    /// udn that the budget holds for it.
-    held: u64,
+    lock: Lock,
     /// udn of transactions.
     fees: u64,
     /// The receipt's price, once it is known.
@@ -54,8 +53,7 @@ pub struct Bill {
 
 impl Bill {
     pub fn new(task: u64, lock: Lock, fees: u64) -> Self {
-        let (entry, held) = (lock.id, lock.held);
-        Self { task, lock: Some(lock), entry, held, fees, price: None, pause: LOOK }
+        Self { task, lock, fees, price: None, pause: LOOK }
     }
 }
 
@@ -63,7 +61,7 @@ impl Bill {
 pub struct Bills {
     client: Client,
     ledger: Ledger,
-    /// Locks that there are.
+    /// Locks whose cost is not known yet.
     open: watch::Sender<usize>,
     pub spent: AtomicU64,
     pub refunded: AtomicU64,
@@ -84,7 +82,7 @@ impl Bills {
     pub fn lock(self: &Arc<Self>, caller: &Caller, udn: u64, count: u64) -> Result<Vec<Lock>, OverBudget> {
         let lock = |id| {
             self.open.send_modify(|open| *open += 1);
-            Lock { bills: self.clone(), id, held: udn }
+            Lock { id, held: udn, open: Some(Open(self.clone())) }
         };
         Ok(self.ledger.lock(caller, udn, count)?.into_iter().map(lock).collect())
     }
@@ -141,8 +139,8 @@ impl Bills {
         };
         if let Some(price) = price.filter(|price| bill.price != Some(*price)) {
             let cost = bill.fees.saturating_add(price);
-            self.ledger.pay(bill.entry, bill.held, cost);
-            bill.lock = None;
+            self.ledger.pay(bill.lock.id, bill.lock.held, cost);
+            bill.lock.open = None;
             match bill.price.replace(price) {
                 None => _ = self.spent.fetch_add(cost, Ordering::Relaxed),
                 Some(before) => {
@@ -154,7 +152,7 @@ impl Bills {
                     self.refunded.fetch_add(before.saturating_sub(price), Ordering::Relaxed);
                 }
             }
-            bill.held = cost;
+            bill.lock.held = cost;
         }
         // A receipt may be convicted until it is settled.
         let last = price.is_some() && status != Some(TaskStatus::Submitted);

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Instant;
 
-use deepnode_client::task::{self, token_digest, Answer, Follower, Offer, Step, Submitted};
+use deepnode_client::task::{self, token_digest, Answer, Follower, Offer, Step};
 use deepnode_client::ClientError;
 use deepnode_proto::deepnode::tasks::v1::{InputKind, Request, SamplingParams};
 use futures::future::join_all;
@@ -70,7 +70,7 @@ pub(super) async fn drive(
         let (shared, job) = (&shared, &job);
         async move {
             let task = Paid::submit(shared, job, params, max_price, lock, &sender).await;
-            let beginning = task.as_ref().map(|task| Proof::new(&task.submitted, max_price));
+            let beginning = task.as_ref().map(|task| task.proof.clone());
             let _ = begun.send((choice, beginning.map_err(ApiError::clone)));
             drop(begun);
             match task {
@@ -127,16 +127,18 @@ async fn set_aside(place: &Place, job: &Job) -> Result<(Vec<Lock>, u128)> {
     // What submits a task, and what takes it back.
     let fees = shared.fee(MOST_GAS).saturating_mul(2);
     let udn = u64::try_from(max_price).unwrap_or(u64::MAX).saturating_add(fees);
-    let locks = shared.bills.lock(&place.caller, udn, job.choices.len() as u64);
-    let locks = locks.map_err(|over| refused(over, udn.saturating_mul(job.choices.len() as u64)))?;
+    let count = job.choices.len() as u64;
+    let locks = shared.bills.lock(&place.caller, udn, count);
+    let locks = locks.map_err(|over| refused(over, udn.saturating_mul(count)))?;
     Ok((locks, max_price))
 }
 
 /// A task whose price is set aside.
 struct Paid {
     shared: Arc<Shared>,
-    submitted: Submitted,
-    max_price: u128,
+    id: u64,
+    /// Until it is answered.
+    proof: Proof,
     lock: Lock,
     /// udn of the transaction that submitted it.
     fee: u64,
@@ -188,20 +190,17 @@ impl Paid {
         let submitted = match submitted {
             Ok(submitted) => submitted,
             Err(error) => {
-                match error {
-                    // All of it stays set aside.
-                    _ if error.may_be_included() => {}
-                    ClientError::Transaction { height: 1.., gas_wanted, .. } => {
-                        shared.bills.no_task(lock, shared.fee(gas_wanted));
-                    }
-                    _ => shared.bills.no_task(lock, 0),
+                // Else all of it stays set aside.
+                if !error.may_be_included() {
+                    shared.bills.no_task(lock, shared.fee_of_failed(&error));
                 }
                 return Err(before(error));
             }
         };
         Gauges::add(&shared.metrics.prompt_tokens, job.prompt.len() as u64);
         let fee = shared.fee(submitted.tx.gas_wanted);
-        Ok(Self { shared: shared.clone(), submitted, max_price, lock, fee })
+        let (id, proof) = (submitted.task, Proof::new(&submitted, max_price));
+        Ok(Self { shared: shared.clone(), id, proof, lock, fee })
     }
 
     /// Passes the answer on, as long as somebody listens; answers whether it was given up.
@@ -225,7 +224,7 @@ impl Paid {
 
     /// Hands the bill on. With `give_up` the task is taken back first, if that is possible.
     async fn account(self, give_up: bool) {
-        let (shared, id) = (&self.shared, self.submitted.task);
+        let (shared, id) = (&self.shared, self.id);
         let mut fees = self.fee;
         if give_up {
             let (client, signer) = (&shared.terms.client, &shared.terms.signer);
@@ -233,11 +232,10 @@ impl Paid {
                 Ok(tx) => shared.fee(tx.gas_wanted),
                 Err(error) => {
                     tracing::debug!(task = id, %error, "not taken back");
-                    match error {
-                        ClientError::Transaction { height: 1.., gas_wanted, .. } => shared.fee(gas_wanted),
+                    match error.may_be_included() {
                         // Nobody knows; the fee of a submission is more than that.
-                        error if error.may_be_included() => self.fee,
-                        _ => 0,
+                        true => self.fee,
+                        false => shared.fee_of_failed(&error),
                     }
                 }
             };
@@ -251,7 +249,7 @@ impl Paid {
 /// Passes the answer on as it comes. Tokens of a worker that failed later stay: the seed is fixed, so another worker
 /// says the same, or one of them lied, which ends the answer with an error.
 async fn follow(task: &Paid, job: &Job, events: &Sender) -> Result<()> {
-    let (shared, id) = (&task.shared, task.submitted.task);
+    let (shared, id) = (&task.shared, task.id);
     let input = Some(token_bytes(&job.prompt));
     let mut follower = Follower::new(shared.terms.client.clone(), shared.terms.signer.clone(), id, input);
     let (mut told, mut said) = (Vec::new(), 0);
@@ -275,10 +273,7 @@ async fn follow(task: &Paid, job: &Job, events: &Sender) -> Result<()> {
                     said += 1;
                 }
             }
-            Step::Answered(answer) => {
-                let proof = Proof::new(&task.submitted, task.max_price);
-                return finish(shared, job, &told, *answer, &proof, events);
-            }
+            Step::Answered(answer) => return finish(shared, job, &told, *answer, &task.proof, events),
         }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
-use deepnode_client::{task, Client, Options as Sending};
+use deepnode_client::{task, Client, ClientError, Options as Sending};
 use deepnode_proto::deepnode::models::v1::ModelStatus;
 use deepnode_tx::SigningKey;
 use parking_lot::Mutex;
@@ -199,6 +199,14 @@ impl Shared {
         let gas = u64::try_from(gas).unwrap_or(0);
         let fee = self.terms.gas_price.as_ref().and_then(|price| price.fee(gas).ok()).unwrap_or(0);
         u64::try_from(fee).unwrap_or(u64::MAX)
+    }
+
+    /// udn that a transaction has cost which failed, if it was in a block.
+    fn fee_of_failed(&self, error: &ClientError) -> u64 {
+        match error {
+            ClientError::Transaction { height: 1.., gas_wanted, .. } => self.fee(*gas_wanted),
+            _ => 0,
+        }
     }
 }
 

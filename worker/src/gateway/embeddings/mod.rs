@@ -114,9 +114,7 @@ async fn create(State(served): State<Arc<Embeddings>>, request: Request) -> Resu
     }
     let place = served.queue.reserve()?;
     let model = served.model.clone();
-    let texts = tokio::task::spawn_blocking(move || encode(&model, inputs))
-        .await
-        .map_err(|_| ApiError::internal("the tokenizer crashed on this request"))??;
+    let texts = door::aside(served.timeout, deadline, move || encode(&model, inputs)).await?;
     let tokens: usize = texts.iter().map(Vec::len).sum();
     let vectors = timeout_at(deadline, place.embed(texts))
         .await
