@@ -7,7 +7,7 @@ use deepnode_proto::Message;
 use crate::canon::commit::{token_digest, Digest};
 use crate::canon::SamplingParams;
 use crate::engine::{Finish, Generation, Stop};
-use crate::model::{ChatMessage, Model};
+use crate::model::{ChatMessage, Model, ModelError};
 
 /// Version of the canonical arithmetic.
 pub const CANON: u32 = 1;
@@ -33,23 +33,45 @@ pub fn token_ids(bytes: &[u8]) -> Option<Vec<u32>> {
     rest.is_empty().then(|| ids.iter().map(|id| u32::from_le_bytes(*id)).collect())
 }
 
-/// The prompt of an input, in token ids. An error says why the input cannot be read.
-pub fn prompt(model: &Model, kind: InputKind, input: &[u8]) -> Result<Vec<u32>, String> {
-    let text = || std::str::from_utf8(input).map_err(|e| format!("input is not UTF-8: {e}"));
-    let tokens = match kind {
-        InputKind::Tokens => token_ids(input)
-            .ok_or_else(|| format!("input has {} bytes, must be 4 for each token id", input.len()))?,
-        InputKind::Text => model.tokenizer().encode_prompt(text()?).map_err(|e| e.to_string())?,
-        InputKind::Chat => {
-            let messages: Vec<ChatMessage> =
-                serde_json::from_str(text()?).map_err(|e| format!("input is not chat messages: {e}"))?;
-            model.tokenizer().encode_chat(&messages).map_err(|e| e.to_string())?
+/// Why an input gives no prompt.
+#[derive(Debug, thiserror::Error)]
+pub enum InputError {
+    /// It gives none on any machine: a worker must decline it.
+    #[error("{0}")]
+    Unreadable(String),
+    /// This machine cannot tell.
+    #[error("{0}")]
+    Unknown(ModelError),
+}
+
+impl From<ModelError> for InputError {
+    fn from(error: ModelError) -> Self {
+        match error {
+            ModelError::Io { .. } | ModelError::Sandbox(_) => Self::Unknown(error),
+            other => Self::Unreadable(other.to_string()),
         }
-        InputKind::Unspecified => return Err("input_kind is unspecified".into()),
+    }
+}
+
+/// The prompt of an input, in token ids.
+pub fn prompt(model: &Model, kind: InputKind, input: &[u8]) -> Result<Vec<u32>, InputError> {
+    use InputError::Unreadable;
+    let text = || std::str::from_utf8(input).map_err(|e| Unreadable(format!("input is not UTF-8: {e}")));
+    let tokens = match kind {
+        InputKind::Tokens => token_ids(input).ok_or_else(|| {
+            Unreadable(format!("input has {} bytes, must be 4 for each token id", input.len()))
+        })?,
+        InputKind::Text => model.tokenizer().encode_prompt(text()?)?,
+        InputKind::Chat => {
+            let messages: Vec<ChatMessage> = serde_json::from_str(text()?)
+                .map_err(|e| Unreadable(format!("input is not chat messages: {e}")))?;
+            model.tokenizer().encode_chat(&messages)?
+        }
+        InputKind::Unspecified => return Err(Unreadable("input_kind is unspecified".into())),
     };
     let vocab = model.arch().vocab;
     match tokens.iter().find(|t| **t >= vocab) {
-        Some(token) => Err(format!("token {token} is not below the vocabulary of {vocab}")),
+        Some(token) => Err(Unreadable(format!("token {token} is not below the vocabulary of {vocab}"))),
         None => Ok(tokens),
     }
 }

@@ -48,6 +48,32 @@ fn import_export_import() {
     refused(&["import", "none"], "none: No such file");
 }
 
+/// A template that does not compile costs the chats alone, and is said; one that would end a process ends none.
+#[test]
+fn a_template_that_does_not_compile() {
+    let folder = tempfile::tempdir().unwrap();
+    let deep = format!("{{{{ 1{} }}}}", "+1".repeat(400_000));
+    for (template, reason) in [("{% for m in messages %}", "syntax error"), (&deep, "nests values too deep")]
+    {
+        let mut writer = synthetic::writer(&synthetic::small(), Encoding::F16, 1);
+        writer.string("tokenizer.chat_template", template);
+        let gguf = folder.path().join("m.gguf");
+        fs::write(&gguf, writer.finish()).unwrap();
+        let url = format!("file://{}", gguf.display());
+        for args in [["import", "m.gguf"], ["pull", &url]] {
+            let output = models(folder.path(), &args);
+            let told = String::from_utf8_lossy(&output.stderr).to_string();
+            assert!(told.contains("warning: chats will not be answered: chat template: "), "{told}");
+            assert!(told.contains(reason), "{reason:?} in {told}");
+            let id = ok(output);
+            let chat = ["--home", "home", "chat", "--model", &id];
+            let output = Command::new(PROGRAM).current_dir(folder.path()).args(chat).output().unwrap();
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.code() == Some(1) && error.contains(reason), "{reason:?} in {error}");
+        }
+    }
+}
+
 /// An encoder goes in and out as a language model does; what has no use for one says so.
 #[test]
 fn encoders() {

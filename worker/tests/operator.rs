@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use deepnode_worker::canon::SamplingParams;
 use deepnode_worker::engine::{Engine, Options, Request, Stop};
-use deepnode_worker::model::{dequant::Encoding, synthetic, ChatMessage, Model};
+use deepnode_worker::model::{dequant::Encoding, synthetic, ChatMessage, Model, Sandbox};
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_deepnode-worker");
@@ -72,6 +72,15 @@ fn the_doctor_names_what_is_to_be_mended() {
     let model = gguf(folder.path());
     let refused = fails(&home, &["bench", "--model", &model, "--device", "cuda:99"]);
     assert!(refused.contains("device is cuda:99"), "{refused}");
+
+    // A template that does not compile costs the chats alone.
+    let mut broken = synthetic::writer(&synthetic::small(), Encoding::F16, 8);
+    broken.string("tokenizer.chat_template", "{% for m in messages %}");
+    std::fs::write(folder.path().join("broken.gguf"), broken.finish()).unwrap();
+    let id = succeeds(&home, &["models", "import", folder.path().join("broken.gguf").to_str().unwrap()]);
+    let told = succeeds_or_not(&home);
+    assert!(told.contains("ok       model") && told.contains("warning  template"), "{told}");
+    std::fs::remove_file(home.join("models").join(format!("{}.dnm", id.trim()))).unwrap();
 
     // A model file that was cut off.
     let id = succeeds(&home, &["models", "import", &model]);
@@ -266,7 +275,8 @@ fn chat(home: &Path, args: &[&str], lines: &str) -> Output {
 fn a_conversation_by_a_pipe() {
     let folder = tempfile::tempdir().unwrap();
     let id = succeeds(folder.path(), &["models", "import", &gguf(folder.path())]).trim().to_owned();
-    let model = Arc::new(Model::open(&folder.path().join(format!("models/{id}.dnm"))).unwrap());
+    let model = Model::open(&folder.path().join(format!("models/{id}.dnm"))).unwrap();
+    let model = Arc::new(model.with_sandbox(Sandbox::new(PROGRAM.into())));
     let options = Options { threads: 1, huge_pages: false, ..Options::default() };
     let engine = Engine::new(model.clone(), options).unwrap();
     // The bytes of an answer of six tokens, whatever they are as text.

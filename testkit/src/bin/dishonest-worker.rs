@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use deepnode_testkit::cheat::{after_epochs, Cheat, Cheater};
 use deepnode_worker::blobs::Blobs;
 use deepnode_worker::cli::{self, Global};
+use deepnode_worker::model::{chat, Sandbox};
 
 #[derive(Debug, Parser)]
 #[command(name = "dishonest-worker", version, about = "Works like deepnode-worker, then cheats")]
@@ -27,20 +28,30 @@ enum Command {
         #[arg(long, default_value_t = 2)]
         honest_epochs: u64,
     },
+    /// What a sandbox starts
+    #[command(name = chat::COMMAND, hide = true)]
+    RenderTemplate,
 }
 
 fn main() -> ExitCode {
-    let Cli { global, command: Command::Run { cheat, honest_epochs } } = Cli::parse();
-    let run = cli::run(&global, |home, engines, chain| {
-        let blobs = Blobs::open(&home.blobs_folder())?;
-        let due = after_epochs(chain.clone(), honest_epochs);
-        Ok(Cheater::new(engines, home.engine_options(), blobs, cheat, due)?)
-    });
-    match run {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        Command::Run { cheat, honest_epochs } => run(&cli.global, cheat, honest_epochs),
+        Command::RenderTemplate => chat::serve().map_err(Into::into),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(global: &Global, cheat: Cheat, honest_epochs: u64) -> anyhow::Result<()> {
+    cli::run(global, &Sandbox::this_program(), |home, engines, chain| {
+        let blobs = Blobs::open(&home.blobs_folder())?;
+        let due = after_epochs(chain.clone(), honest_epochs);
+        Ok(Cheater::new(engines, home.engine_options(), blobs, cheat, due)?)
+    })
 }

@@ -11,7 +11,9 @@ use deepnode_cosmos::consensus;
 use deepnode_proto::tendermint_proto::google::protobuf::Timestamp;
 use deepnode_proto::tendermint_proto::v0_38::abci::RequestInitChain;
 use deepnode_tx::{Address, SigningKey};
-use deepnode_worker::model::{dequant::Encoding, import, manifest::encode_architecture, synthetic, Model};
+use deepnode_worker::model::{
+    dequant::Encoding, import, manifest::encode_architecture, synthetic, Model, Sandbox,
+};
 use serde_json::{json, Value};
 
 use super::{Consensus, Inner, Validator, CHAIN_ID};
@@ -158,7 +160,18 @@ fn model(dir: &std::path::Path, template: Option<&str>) -> Arc<Model> {
     }
     std::fs::write(&gguf, writer.finish()).expect("it can be written");
     let imported = import(&gguf, dir, &|_| {}).expect("the model can be imported");
-    Arc::new(Model::open(&imported.path).expect("the model can be opened"))
+    let model = Model::open(&imported.path).expect("the model can be opened");
+    Arc::new(model.with_sandbox(sandbox()))
+}
+
+/// Chat templates run in a program of this package, which cargo builds with each of its tests: two folders above them.
+fn sandbox() -> Sandbox {
+    let test = std::env::current_exe().expect("this program has a path");
+    let target = test
+        .parent()
+        .and_then(std::path::Path::parent)
+        .expect("tests are built into a folder of the target's");
+    Sandbox::new(target.join("dishonest-worker"))
 }
 
 /// Sets what `changes` names; a name that is not there is misspelt.

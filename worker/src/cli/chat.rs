@@ -52,6 +52,7 @@ impl Chat {
         if model.tokenizer().spec().template.is_none() {
             bail!("this model has no chat template: it goes on from a text only (`serve`, /v1/completions)");
         }
+        model.tokenizer().check_template()?;
         let seed = match self.seed {
             Some(seed) => seed,
             None => draw_seed()?,

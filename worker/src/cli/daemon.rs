@@ -12,6 +12,7 @@ use super::{block_on, Global, Home};
 use crate::blobs::Blobs;
 use crate::chain::Chain;
 use crate::journal::{AuditJournal, TaskJournal};
+use crate::model::Sandbox;
 use crate::recheck;
 use crate::run::{Engines, Executor, Pace, Registration, Worker};
 use crate::serving;
@@ -48,17 +49,18 @@ fn lower_priority(nice: i32) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn engines(home: &Home) -> anyhow::Result<Engines> {
+fn engines(home: &Home, sandbox: &Sandbox) -> anyhow::Result<Engines> {
     let ids = home.models()?;
     tracing::info!(models = ids.len(), "loading, and checking every weight");
     let (device, options) = (home.config.device, home.engine_options());
-    Ok(Engines::load(&home.models_folder(), &ids, &|model| device.engine(model, options))?)
+    Ok(Engines::load(&home.models_folder(), &ids, sandbox, &|model| device.engine(model, options))?)
 }
 
 /// Runs the worker of a home folder until it is told to stop. Its answers are those of the executor that `executor`
-/// makes of the loaded models.
+/// makes of the loaded models, whose chat templates run in `sandbox`.
 pub fn run<E: Executor>(
     global: &Global,
+    sandbox: &Sandbox,
     executor: impl FnOnce(&Home, Engines, &Arc<dyn Chain>) -> anyhow::Result<E>,
 ) -> anyhow::Result<()> {
     global.log();
@@ -70,7 +72,7 @@ pub fn run<E: Executor>(
     let address = signer.address().to_string();
     let journal = TaskJournal::open(&home.journal("run"), &config.chain_id, &address)?;
     let blobs = Blobs::open(&home.blobs_folder()).context("blobs")?;
-    let engines = engines(&home)?;
+    let engines = engines(&home, sandbox)?;
     let mine = &config.worker;
     let registration = Registration {
         bond: mine.bond.into(),
@@ -122,7 +124,7 @@ pub(super) fn verify(global: &Global) -> anyhow::Result<()> {
     lower_priority(home.config.nice)?;
     let signer = home.keyring(global.passphrase())?.signer(&home.config.key)?;
     let journal = AuditJournal::open(&home.journal("verify"))?;
-    let engines = engines(&home)?;
+    let engines = engines(&home, &Sandbox::this_program())?;
     block_on(async {
         let address = signer.address();
         let chain: Arc<dyn Chain> = Arc::new(home.chain(signer).await?);

@@ -1,6 +1,7 @@
 //! `gateway`
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{bail, Context};
@@ -11,6 +12,7 @@ use super::local::{short_name, ModelArg};
 use super::serve::Listening;
 use super::{block_on, daemon, Global};
 use crate::gateway::{Gateway as Server, Ledger, Terms};
+use crate::model::{Model, Sandbox};
 
 /// How long a task's transaction may wait for its block.
 const INCLUSION: Duration = Duration::from_secs(60);
@@ -41,7 +43,8 @@ impl Gateway {
         let signer = home.keyring(global.passphrase())?.signer(&config.key)?;
         let ledger = Ledger::open(&home.journal("gateway"), self.budget_day, self.budget)?;
         let path: PathBuf = self.model.path(global)?;
-        let model = std::sync::Arc::new(crate::model::Model::open(&path)?);
+        let model = Arc::new(Model::open(&path)?.with_sandbox(Sandbox::this_program()));
+        model.warn_of_template();
         block_on(async {
             let stop = daemon::stop()?;
             let listener = self.listening.bind().await?;

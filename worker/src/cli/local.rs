@@ -10,7 +10,7 @@ use super::device::Device;
 use super::models::import_with_progress;
 use super::Global;
 use crate::engine::{Engine, Options};
-use crate::model::{model_path, Model, EXTENSION};
+use crate::model::{model_path, Model, Sandbox, EXTENSION};
 
 #[derive(Debug, Args)]
 pub(super) struct ModelArg {
@@ -40,7 +40,8 @@ impl Local {
     /// The model, every weight of it checked, and the engine that computes it.
     pub(super) fn load(&self, global: &Global) -> anyhow::Result<(Arc<Model>, Engine)> {
         let path = self.model.path(global)?;
-        let model = Arc::new(Model::open_verified(&path).with_context(|| path.display().to_string())?);
+        let model = Model::open_verified(&path).with_context(|| path.display().to_string())?;
+        let model = Arc::new(model.with_sandbox(Sandbox::this_program()));
         let default = Options::default();
         let positions = self.positions.map(|positions| positions as usize);
         let options = Options { threads: self.threads(), positions, ..default };

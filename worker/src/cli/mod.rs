@@ -28,6 +28,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use deepnode_client::keyring::Passphrase;
 
+use crate::model::{self, Sandbox};
+
 /// Runs AI models for DeepNode and is paid for it; or audits for a validator those who do.
 #[derive(Debug, Parser)]
 #[command(name = "deepnode-worker", version)]
@@ -87,6 +89,9 @@ enum Command {
     /// Records what a model's layers compute here, and compares two recordings
     #[command(subcommand)]
     Trace(trace::Command),
+    /// What a sandbox starts, on standard input and output
+    #[command(name = model::chat::COMMAND, hide = true)]
+    RenderTemplate,
 }
 
 impl Global {
@@ -125,13 +130,14 @@ impl Cli {
             Command::Doctor(args) => doctor::run(global, args),
             Command::Bench(args) => bench::run(global, args),
             Command::Models(models) => models.run(global),
-            Command::Run => run(global, |_, engines, _| Ok(engines)),
+            Command::Run => run(global, &Sandbox::this_program(), |_, engines, _| Ok(engines)),
             Command::Verify => daemon::verify(global),
             Command::Status(args) => status::run(global, args),
             Command::Serve(serve) => serve.run(global),
             Command::Gateway(gateway) => gateway.run(global),
             Command::Chat(chat) => chat.run(global),
             Command::Trace(trace) => trace.run(global),
+            Command::RenderTemplate => Ok(model::chat::serve()?),
         }
     }
 }

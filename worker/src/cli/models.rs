@@ -7,7 +7,7 @@ use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Global;
-use crate::model::{export, import, list, model_path, AnyModel, Imported};
+use crate::model::{export, import, list, model_path, AnyModel, Imported, Sandbox};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Models {
@@ -42,6 +42,7 @@ impl Models {
             Self::Import { path } => {
                 let imported = import_with_progress(&path, &folder)?;
                 println!("{}", hex::encode(imported.id));
+                warn_of_template(&imported.path)?;
                 if imported.existed {
                     eprintln!("It was imported before.");
                 }
@@ -98,6 +99,17 @@ impl Models {
         }
         Ok(())
     }
+}
+
+/// Says where an imported model answers no chats.
+pub(super) fn warn_of_template(path: &Path) -> anyhow::Result<()> {
+    if let AnyModel::Decoder(model) = AnyModel::open(path)? {
+        let model = model.with_sandbox(Sandbox::this_program());
+        if let Err(error) = model.tokenizer().check_template() {
+            eprintln!("warning: chats will not be answered: {error}");
+        }
+    }
+    Ok(())
 }
 
 /// Imports a model's files into a models folder; the terminal sees how far it is.

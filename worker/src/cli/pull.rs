@@ -12,7 +12,7 @@ use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore};
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
-use super::models::import_with_progress;
+use super::models::{import_with_progress, warn_of_template};
 use super::{block_on, Global};
 use crate::canon::Digest;
 use crate::model::{model_path, AnyModel};
@@ -61,8 +61,9 @@ impl Pull {
             std::io::ErrorKind::NotFound => Ok(()),
             _ => Err(e),
         })?;
-        println!("{}", hex::encode(imported?));
-        Ok(())
+        let id = imported?;
+        println!("{}", hex::encode(id));
+        warn_of_template(&model_path(&folder, &id))
     }
 }
 

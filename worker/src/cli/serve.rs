@@ -116,6 +116,7 @@ impl Serve {
                 }
             };
             let (model, engine) = tokio::task::block_in_place(|| self.local.load(global))?;
+            model.warn_of_template();
             let name = self.listening.name.clone().or_else(|| short_name(model.name()));
             let id = hex::encode(model.id());
             tracing::info!(model = id, name, context = model.arch().context, "serving");

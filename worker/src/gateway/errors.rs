@@ -85,6 +85,9 @@ impl ApiError {
 
     /// The prompt's text cannot become tokens.
     pub fn prompt(field: &str, error: &ModelError) -> Self {
+        if let ModelError::Io { .. } = error {
+            return Self::internal(error);
+        }
         let error = Self::new(StatusCode::BAD_REQUEST, format!("{field}: {error}")).code("invalid_value");
         Self { param: Some(field.into()), ..error }
     }

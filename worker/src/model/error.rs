@@ -18,8 +18,12 @@ pub enum ModelError {
     Digest { what: String, found: String, expected: String },
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// What the template says of these messages, on every machine.
     #[error("chat template: {0}")]
     Template(String),
+    /// The template was stopped, or could not be run: another machine may have more room.
+    #[error("chat template: {0}")]
+    Sandbox(String),
 }
 
 impl ModelError {

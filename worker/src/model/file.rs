@@ -23,6 +23,7 @@ use memmap2::{Mmap, UncheckedAdvice};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::chat::Sandbox;
 use super::error::{invalid, within, ModelError, Result};
 use super::kind::{Kind, Spec, Vocabulary};
 use super::manifest::{EncoderRole, Manifest, Role, Slot, KIND_DECODER, KIND_ENCODER};
@@ -389,6 +390,19 @@ impl<A: Kind> ModelFile<A> {
 }
 
 impl Model {
+    /// Runs the chat template in `sandbox` from now on; before, chats are errors.
+    pub fn with_sandbox(mut self, sandbox: Sandbox) -> Self {
+        self.tokenizer.set_sandbox(sandbox);
+        self
+    }
+
+    /// Says in the log where the chat template does not compile: the model answers no chats, but goes on from texts.
+    pub fn warn_of_template(&self) {
+        if let Err(error) = self.tokenizer.check_template() {
+            tracing::warn!(model = hex::encode(self.id), %error, "chats will not be answered");
+        }
+    }
+
     /// The weights, as they lie in the map.
     pub fn weights(&self) -> Weights<'_> {
         let mut next = self.by_role();

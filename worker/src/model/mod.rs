@@ -21,7 +21,7 @@ pub mod synthetic;
 pub mod testing;
 pub mod tokenizer;
 
-pub use chat::ChatMessage;
+pub use chat::{ChatMessage, Sandbox};
 pub use error::{ModelError, Result};
 pub use file::{AnyModel, EncoderModel, Model, ModelFile};
 pub use import::{import, list, model_path, Imported, Listing, Progress, EXTENSION};

@@ -11,7 +11,7 @@ use deepnode_proto::deepnode::tasks::v1::Task;
 
 use crate::canon::{Digest, SamplingParams};
 use crate::engine::{self, Engine, EngineError, Event, Failure, Generation, Limits, Runner};
-use crate::model::{model_path, Model, ModelError};
+use crate::model::{model_path, Model, ModelError, Sandbox};
 use crate::request;
 
 /// How often a generation looks whether it is cancelled, where no token comes.
@@ -71,11 +71,12 @@ pub struct Engines {
 }
 
 impl Engines {
-    /// Loads models of a folder: their weights are mapped, and every one is checked against the id. `engine` makes what
-    /// computes each of them.
+    /// Loads models of a folder: their weights are mapped, and every one is checked against the id. Their chat templates
+    /// run in `sandbox`; `engine` makes what computes each of them.
     pub fn load(
         folder: &Path,
         ids: &[Digest],
+        sandbox: &Sandbox,
         engine: &dyn Fn(&Arc<Model>) -> Result<Engine, EngineError>,
     ) -> Result<Self, EngineError> {
         let mut engines = Self::default();
@@ -89,7 +90,8 @@ impl Engines {
                     expected: hex::encode(id),
                 }));
             }
-            let model = Arc::new(model);
+            let model = Arc::new(model.with_sandbox(sandbox.clone()));
+            model.warn_of_template();
             let engine = engine(&model)?;
             engines.loaded.insert(*id, Loaded::new(model, engine));
         }

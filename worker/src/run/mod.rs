@@ -247,7 +247,7 @@ impl Worker {
         let ask = task.request.clone().unwrap_or_default();
         let id = request::digest(&ask.model_id).unwrap_or_default();
         let counted = match self.executor.model(&id) {
-            Some(model) => request::prompt(&model, ask.input_kind(), input),
+            Some(model) => request::prompt(&model, ask.input_kind(), input).map_err(|e| e.to_string()),
             None => Err(format!("this worker has not loaded model {}", hex::encode(id))),
         };
         let digest = self.blobs.put(input)?;

@@ -112,7 +112,9 @@ impl Worker {
     ) -> anyhow::Result<Result<Vec<u32>, String>> {
         let (worker, task, ask, model) = (self.clone(), task.clone(), ask.clone(), model.clone());
         tokio::task::spawn_blocking(move || {
-            let prompt = request::prompt(&model, ask.input_kind(), &input).and_then(|prompt| {
+            // What this machine cannot read it declines as well: others may take the task.
+            let prompt = request::prompt(&model, ask.input_kind(), &input).map_err(|e| e.to_string());
+            let prompt = prompt.and_then(|prompt| {
                 request::check_prompt(&model, &task, &ask, &prompt)?;
                 Ok(prompt)
             });

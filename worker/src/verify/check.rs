@@ -8,8 +8,8 @@ use deepnode_proto::deepnode::tasks::v1::{self as proto, Task};
 use crate::canon::commit::{beacon_layer, token_digest, Digest};
 use crate::canon::SamplingParams;
 use crate::engine::{Audit, Claim, Divergence, Engine, EngineError, Finish, Question, Request, Stop};
-use crate::model::Model;
-use crate::request::{self, CANON};
+use crate::model::{Model, ModelError};
+use crate::request::{self, InputError, CANON};
 
 /// Token ids of a test vector.
 pub const VECTOR_INPUT: u32 = 32;
@@ -49,8 +49,17 @@ pub fn check(
 ) -> Result<Finding, EngineError> {
     match Examined::new(model, task, input, output, beacon) {
         Ok(examined) => conclude(engine.audit(&examined.question(model), cancel)),
-        Err(finding) => Ok(*finding),
+        Err(Unexamined::Wrong(finding)) => Ok(*finding),
+        Err(Unexamined::Unknown(error)) => Err(error.into()),
     }
+}
+
+/// Why a receipt needs no engine, or gets none.
+pub enum Unexamined {
+    /// What is wrong with it is plain.
+    Wrong(Box<Finding>),
+    /// The auditor's own error.
+    Unknown(ModelError),
 }
 
 /// A receipt that agrees with its task and its blobs in all that needs no engine.
@@ -66,15 +75,15 @@ pub struct Examined {
 }
 
 impl Examined {
-    /// Examines a receipt; the finding is what is wrong with it. Arguments as of [`check`].
+    /// Examines a receipt. Arguments as of [`check`].
     pub fn new(
         model: &Model,
         task: &Task,
         input: &[u8],
         output: &[u8],
         beacon: &Digest,
-    ) -> Result<Self, Box<Finding>> {
-        let wrong = |reason: String| Box::new(Finding::wrong([0; 32], reason));
+    ) -> Result<Self, Unexamined> {
+        let wrong = |reason: String| Unexamined::Wrong(Box::new(Finding::wrong([0; 32], reason)));
         let (Some(ask), Some(receipt)) = (&task.request, &task.receipt) else {
             return Err(wrong("the task has no request or no receipt".into()));
         };
@@ -87,8 +96,12 @@ impl Examined {
         if receipt.request_digest != request::message_digest(ask) {
             return Err(wrong(format!("its request digest is {}", hex::encode(&receipt.request_digest))));
         }
-        let prompt = request::prompt(model, ask.input_kind(), input)
-            .map_err(|reason| wrong(format!("the worker took an input that cannot be read: {reason}")))?;
+        let prompt = request::prompt(model, ask.input_kind(), input).map_err(|error| match error {
+            InputError::Unreadable(reason) => {
+                wrong(format!("the worker took an input that cannot be read: {reason}"))
+            }
+            InputError::Unknown(error) => Unexamined::Unknown(error),
+        })?;
         request::check_prompt(model, task, ask, &prompt)
             .map_err(|reason| wrong(format!("the worker took an input that it must decline: {reason}")))?;
         if receipt.input_digest != token_digest(&prompt) || receipt.input_tokens as usize != prompt.len() {

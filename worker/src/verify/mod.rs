@@ -4,7 +4,7 @@ mod check;
 mod fetch;
 
 pub use check::{check, vector, vector_input, Finding, VECTOR_INPUT, VECTOR_OUTPUT};
-use check::{conclude, Examined};
+use check::{conclude, Examined, Unexamined};
 pub use fetch::{Evidence, Fetcher};
 
 use std::collections::BTreeSet;
@@ -255,11 +255,15 @@ impl Verifier {
             Ok(evidence) => evidence,
             Err(reason) => return self.missing(&audit, reason).await,
         };
-        let Evidence { input, output } = &evidence;
-        let (loaded, _) = self.engines.get(&model).context("the model is loaded")?;
-        match Examined::new(loaded, &task, input, output, &beacon) {
+        let loaded = self.engines.get(&model).context("the model is loaded")?.0.clone();
+        let examine = move || {
+            let Evidence { input, output } = &evidence;
+            Examined::new(&loaded, &task, input, output, &beacon)
+        };
+        match tokio::task::spawn_blocking(examine).await? {
             Ok(examined) => self.recompute(model, examined).await.map(Some),
-            Err(finding) => Ok(Some(*finding)),
+            Err(Unexamined::Wrong(finding)) => Ok(Some(*finding)),
+            Err(Unexamined::Unknown(error)) => Err(error.into()),
         }
     }
 

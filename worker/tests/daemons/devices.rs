@@ -14,7 +14,9 @@ use deepnode_worker::run::Engines;
 
 use super::chain::{key, FakeChain};
 use super::failing::Failing;
-use super::{addresses, ask, engines, options, small_model, until, Auditing, Blocks, Running, AUDITOR, TEXT};
+use super::{
+    addresses, ask, engines, options, sandbox, small_model, until, Auditing, Blocks, Running, AUDITOR, TEXT,
+};
 
 /// Calls of the device that work: the prompt is computed, and some of the twelve tokens.
 const CALLS: usize = 9;
@@ -29,7 +31,7 @@ fn lost(folder: &Path, model: &Arc<Model>, calls: usize, spare: bool) -> Engines
             false => engine,
         })
     };
-    Engines::load(folder, &[model.id()], &engine).unwrap()
+    Engines::load(folder, &[model.id()], &sandbox(), &engine).unwrap()
 }
 
 /// The receipt of a task's text, as an engine that works makes it.

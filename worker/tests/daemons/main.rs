@@ -24,7 +24,7 @@ use deepnode_worker::canon::{DeviceError, Digest, SamplingParams};
 use deepnode_worker::chain::Chain;
 use deepnode_worker::engine::{self, EngineError, Generation};
 use deepnode_worker::journal::{AuditJournal, JournalError, TaskJournal};
-use deepnode_worker::model::{dequant::Encoding, import, synthetic, Model};
+use deepnode_worker::model::{dequant::Encoding, import, synthetic, Model, Sandbox};
 use deepnode_worker::run::{Engines, Executor, Pace, Registration, Worker};
 use deepnode_worker::verify::{self, Verifier};
 use deepnode_worker::{request, serving};
@@ -44,11 +44,17 @@ pub fn options() -> engine::Options {
     engine::Options { threads: 1, huge_pages: false, ..Default::default() }
 }
 
+/// Chat templates run in the program as a user has it.
+pub fn sandbox() -> Sandbox {
+    Sandbox::new(env!("CARGO_BIN_EXE_deepnode-worker").into())
+}
+
 /// A small model with generated weights.
 pub fn small_model(folder: &Path) -> Arc<Model> {
     let gguf = folder.join("small.gguf");
     std::fs::write(&gguf, synthetic::gguf(&synthetic::small(), Encoding::F16, 7)).unwrap();
-    Arc::new(Model::open(&import(&gguf, folder, &|_| {}).unwrap().path).unwrap())
+    let model = Model::open(&import(&gguf, folder, &|_| {}).unwrap().path).unwrap();
+    Arc::new(model.with_sandbox(sandbox()))
 }
 
 pub fn engines(model: &Arc<Model>) -> Engines {

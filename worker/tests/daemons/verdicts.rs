@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use deepnode_proto::deepnode::audits::v1::Verdict;
 use deepnode_proto::deepnode::tasks::v1::{Finish, InputKind, Receipt, Task};
-use deepnode_worker::engine::Generation;
-use deepnode_worker::model::Model;
+use deepnode_worker::engine::{EngineError, Generation};
+use deepnode_worker::model::{Model, ModelError, Sandbox};
 use deepnode_worker::request;
 use deepnode_worker::run::{Engines, Executor};
 use deepnode_worker::verify::{check, vector, vector_input, Finding};
@@ -151,4 +151,31 @@ fn nobody_chooses_a_test_vector() {
     assert_eq!(root(&model, [1; 32]), truth);
     assert_ne!(root(&model, [2; 32]), truth);
     assert_ne!(root(&flipped(&model, home.path()), [1; 32]), truth);
+}
+
+/// An auditor that cannot run the model's chat template says nothing of the receipt.
+#[test]
+fn unknown_is_no_verdict() {
+    let home = tempfile::tempdir().unwrap();
+    let model = small_model(home.path());
+    let honest = engines(&model);
+    let (_, engine) = honest.get(&model.id()).unwrap();
+    let task = task(&model);
+    let (prompt, generation) = answer(&honest, &model, &task, INPUT);
+    let receipt = request::receipt(task.id, task.request.as_ref().unwrap(), &prompt, &generation);
+    let task = Task { receipt: Some(receipt), ..task };
+    let output = request::token_bytes(&generation.tokens);
+    let audit = |model: &Model| check(model, engine, &task, INPUT, &output, &[8; 32], &NEVER);
+    assert_eq!(audit(&model).unwrap().verdict, Verdict::Right);
+
+    let none = Model::open(model.path()).unwrap();
+    let error = audit(&none).unwrap_err();
+    assert!(matches!(error, EngineError::Model(ModelError::Sandbox(_))), "{error}");
+    let gone = Model::open(model.path()).unwrap().with_sandbox(Sandbox::new(home.path().join("gone")));
+    let error = audit(&gone).unwrap_err();
+    assert!(matches!(error, EngineError::Model(ModelError::Io { .. })), "{error}");
+    // One that is stopped before it answers.
+    let false_program = Model::open(model.path()).unwrap().with_sandbox(Sandbox::new("/bin/false".into()));
+    let error = audit(&false_program).unwrap_err();
+    assert!(error.to_string().contains("stopped by the system: exit status: 1"), "{error}");
 }

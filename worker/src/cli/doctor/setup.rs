@@ -9,7 +9,7 @@ use deepnode_client::keyring::Passphrase;
 
 use super::{Check, Home};
 use crate::gateway::{check_listen, ApiKeys};
-use crate::model::{model_path, Model};
+use crate::model::{model_path, Model, Sandbox};
 
 /// How long a worker on this machine may take to say that it is one.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -56,7 +56,7 @@ pub fn models(home: &Home, weights: bool) -> (Vec<Check>, Vec<Size>) {
     for id in ids {
         let path = model_path(&home.models_folder(), &id);
         let opened = if weights { Model::open_verified(&path) } else { Model::open(&path) };
-        checks.push(match opened {
+        let check = match opened {
             Ok(model) if model.id() != id => Check::mend(
                 "model",
                 format!("{} holds model {}", path.display(), hex::encode(model.id())),
@@ -65,11 +65,17 @@ pub fn models(home: &Home, weights: bool) -> (Vec<Check>, Vec<Size>) {
             Ok(model) => {
                 let halves = model.tensors().map(|(slot, _)| 2 * slot.rows as u64 * slot.cols as u64).sum();
                 sizes.push(Size { file: model.file_len(), halves });
+                let model = model.with_sandbox(Sandbox::this_program());
+                if let Err(error) = model.tokenizer().check_template() {
+                    let remedy = "texts are answered all the same; chats need another file of the model";
+                    checks.push(Check::warning("template", format!("{}: {error}", hex::encode(id)), remedy));
+                }
                 let what = if weights { ", every weight as it should be" } else { "" };
                 Check::ok("model", format!("{} ({}){what}", hex::encode(id), model.name()))
             }
             Err(error) => Check::mend("model", error.to_string(), "remove the file and import it again"),
-        });
+        };
+        checks.push(check);
     }
     (checks, sizes)
 }

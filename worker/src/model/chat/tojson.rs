@@ -7,7 +7,7 @@ use minijinja::value::Kwargs;
 use minijinja::{Error, ErrorKind, Value};
 use serde_json::Value as Json;
 
-use super::Prompt;
+use super::jinja::Prompt;
 
 /// Greatest width of an indent, in bytes.
 const MAX_INDENT: usize = 64;
@@ -142,7 +142,7 @@ fn float(x: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ChatTemplate;
+    use super::super::render_here;
     use serde_json::{json, Value};
 
     /// The shape of Qwen's and of Hermes' templates.
@@ -255,8 +255,7 @@ Environment: ipython
     }
 
     fn render(source: &str, tools: Option<&Value>) -> Result<String, String> {
-        let template = ChatTemplate::new(source, "<s>", "</s>").unwrap();
-        template.render_json(&messages(), tools).map_err(|e| e.to_string())
+        render_here(source, &messages(), tools).map_err(|e| e.to_string())
     }
 
     /// The prompts are those of apply_chat_template of transformers 4.57.6 for the same templates and messages.

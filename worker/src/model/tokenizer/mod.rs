@@ -12,6 +12,10 @@ mod spec;
 mod tests;
 mod wordpiece;
 
+use std::borrow::Cow;
+
+use parking_lot::Mutex;
+use serde_json::Value;
 use tokenizers::models::bpe::{Vocab, BPE};
 use tokenizers::normalizers::NFC;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -20,7 +24,7 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::{AddedToken, NormalizedString, Normalizer, SplitDelimiterBehavior};
 
-use super::chat::{ChatMessage, ChatTemplate};
+use super::chat::{Chat, ChatMessage, Job, Sandbox, MAX_MESSAGES};
 use super::error::{invalid, within, ModelError, Result};
 use crate::canon::commit::Digest;
 
@@ -38,7 +42,8 @@ pub struct Tokenizer {
     spec: TokenizerSpec,
     pieces: Vec<Vec<u8>>,
     bpe: tokenizers::Tokenizer,
-    chat: Option<ChatTemplate>,
+    /// Where the chat template is run, for one chat at a time: many that wait need no more memory than one.
+    sandbox: Option<Mutex<Sandbox>>,
     digest: Digest,
 }
 
@@ -49,14 +54,13 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Builds the tokenizer; an inconsistent description or a template that does not compile is an error.
+    /// Builds the tokenizer; an inconsistent description is an error.
     pub fn new(spec: TokenizerSpec) -> Result<Self> {
         spec.check()?;
         let pieces = spec.pieces()?;
         let digest = spec.digest(&pieces);
         let fault = |e: tokenizers::Error| ModelError::Tokenizer(e.to_string());
 
-        let token = |id: u32| spec.tokens[id as usize].clone();
         let mut bpe = match spec.pre.space_prefix() {
             Some(prefix) => spec.sentencepiece(prefix),
             None => byte_level(&spec),
@@ -72,14 +76,7 @@ impl Tokenizer {
             .collect();
         bpe.add_special_tokens(&added);
 
-        let chat = match &spec.template {
-            None => None,
-            Some(template) => {
-                let text = |id: Option<u32>| id.map(token).unwrap_or_default();
-                Some(ChatTemplate::new(template, &text(spec.bos), &text(spec.eos))?)
-            }
-        };
-        Ok(Tokenizer { spec, pieces, bpe, chat, digest })
+        Ok(Tokenizer { spec, pieces, bpe, sandbox: None, digest })
     }
 
     /// The tokenizer digest, a leaf of the model id.
@@ -108,20 +105,48 @@ impl Tokenizer {
         Ok(bos.into_iter().chain(self.encode(text)?).collect())
     }
 
-    /// The ids of a chat that the assistant is to continue.
-    pub fn encode_chat(&self, messages: &[ChatMessage]) -> Result<Vec<u32>> {
-        let chat = self.chat.as_ref().ok_or_else(|| ModelError::missing("the model's chat template"))?;
-        self.encode(&chat.render(messages)?)
+    /// Runs the chat template in `sandbox` from now on; before, it is not run at all.
+    pub fn set_sandbox(&mut self, sandbox: Sandbox) {
+        self.sandbox = Some(Mutex::new(sandbox));
     }
 
-    /// The ids of a chat with more than roles and contents: see `ChatTemplate::render_json`.
-    pub fn encode_chat_json(
-        &self,
-        messages: &[serde_json::Value],
-        tools: Option<&serde_json::Value>,
-    ) -> Result<Vec<u32>> {
-        let chat = self.chat.as_ref().ok_or_else(|| ModelError::missing("the model's chat template"))?;
-        self.encode(&chat.render_json(messages, tools)?)
+    /// The ids of a chat that the assistant is to continue.
+    pub fn encode_chat(&self, messages: &[ChatMessage]) -> Result<Vec<u32>> {
+        let bytes: usize = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
+        within("chat length", bytes as u64, 0, MAX_TEXT as u64)?;
+        let messages: Vec<Value> = messages.iter().map(ChatMessage::to_json).collect();
+        self.encode_chat_json(&messages, None)
+    }
+
+    /// The same for messages with more than role and content, as tool calls, and for a list of tools: the template says
+    /// what becomes of them. Who calls this has bounded their size.
+    pub fn encode_chat_json(&self, messages: &[Value], tools: Option<&Value>) -> Result<Vec<u32>> {
+        within("chat messages", messages.len() as u64, 1, MAX_MESSAGES as u64)?;
+        let chat = Chat { messages: messages.into(), tools: tools.map(Cow::Borrowed) };
+        self.encode(&self.run_template(Some(chat))?)
+    }
+
+    /// Whether the chat template compiles, where there is one.
+    pub fn check_template(&self) -> Result<()> {
+        match self.spec.template {
+            Some(_) => self.run_template(None).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn run_template(&self, chat: Option<Chat>) -> Result<String> {
+        let job = self.job(chat)?;
+        let sandbox = self.sandbox.as_ref();
+        let sandbox =
+            sandbox.ok_or_else(|| ModelError::Sandbox("there is no sandbox to run it in".into()))?;
+        sandbox.lock().run(&job)
+    }
+
+    pub(in crate::model) fn job<'a>(&'a self, chat: Option<Chat<'a>>) -> Result<Job<'a>> {
+        let template = self.spec.template.as_deref();
+        let template = template.ok_or_else(|| ModelError::missing("the model's chat template"))?;
+        let text = |id: Option<u32>| id.map_or("", |id| &self.spec.tokens[id as usize]).into();
+        Ok(Job { template: template.into(), bos: text(self.spec.bos), eos: text(self.spec.eos), chat })
     }
 
     /// The ids of a text, special tokens in it as such. The pieces of the ids join to the text (in NFC where the

@@ -1,6 +1,7 @@
 //! Answers of language models.
 
 mod bounds;
+mod templates;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, LazyLock};
@@ -9,7 +10,7 @@ use super::{json_of, Server};
 use deepnode_worker::canon::{Architecture, SamplingParams};
 use deepnode_worker::engine::{self, Engine, Stop};
 use deepnode_worker::gateway::{seed, Gateway, Settings};
-use deepnode_worker::model::{dequant::Encoding, import, synthetic, ChatMessage, Model, TextStream};
+use deepnode_worker::model::{dequant::Encoding, import, synthetic, ChatMessage, Model, Sandbox, TextStream};
 use futures::future::join_all;
 use reqwest::StatusCode;
 use serde_json::{json, Value};
@@ -17,12 +18,22 @@ use serde_json::{json, Value};
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
 
+/// Chat templates run in the program as a user has it.
+fn sandbox() -> Sandbox {
+    Sandbox::new(env!("CARGO_BIN_EXE_deepnode-worker").into())
+}
+
 fn model_of(arch: &Architecture) -> Arc<Model> {
+    imported(&synthetic::gguf(arch, Encoding::F16, 7))
+}
+
+fn imported(gguf: &[u8]) -> Arc<Model> {
     // The folder may go: the model stays mapped.
     let folder = tempfile::tempdir().unwrap();
-    let gguf = folder.path().join("model.gguf");
-    std::fs::write(&gguf, synthetic::gguf(arch, Encoding::F16, 7)).unwrap();
-    Arc::new(Model::open(&import(&gguf, folder.path(), &|_| {}).unwrap().path).unwrap())
+    let path = folder.path().join("model.gguf");
+    std::fs::write(&path, gguf).unwrap();
+    let model = Model::open(&import(&path, folder.path(), &|_| {}).unwrap().path).unwrap();
+    Arc::new(model.with_sandbox(sandbox()))
 }
 
 static SMALL: LazyLock<Arc<Model>> = LazyLock::new(|| model_of(&synthetic::small()));

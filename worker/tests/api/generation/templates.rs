@@ -1,0 +1,58 @@
+//! Chat templates that are made to harm the program that runs them.
+
+use super::*;
+
+/// A small model with a template of its own.
+fn model_with(template: &str) -> Arc<Model> {
+    let mut writer = synthetic::writer(&synthetic::small(), Encoding::F16, 7);
+    writer.string("tokenizer.chat_template", template);
+    imported(&writer.finish())
+}
+
+/// The chat is refused by what the template does; the same server answers whatever does not need it.
+async fn harms_nothing_else(template: &str, reason: &str) {
+    let model = model_with(template);
+    let server = Server::start(&model, engine(&model), Settings::default()).await;
+    let chat = json!({ "model": "test", "messages": [{ "role": "user", "content": "hi" }], "max_tokens": 2 });
+    let (status, answer) = server.post(CHAT, &chat).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+    assert_eq!(answer["error"]["param"], "messages");
+    assert_eq!(answer["error"]["code"], "invalid_value");
+    let message = answer["error"]["message"].as_str().unwrap();
+    assert!(message.contains("chat template: ") && message.contains(reason), "{reason:?} in {message:?}");
+    let text = json!({ "model": "test", "prompt": "The sea", "max_tokens": 2 });
+    assert_eq!(server.ask(COMPLETIONS, &text).await["usage"]["completion_tokens"], 2);
+}
+
+const MEMORY: &str = "stopped: it needs more than 256 MiB of memory, or nests values too deep";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn takes_all_memory() {
+    let double =
+        "{% set ns = namespace(x='x') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
+    harms_nothing_else(double, MEMORY).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn overflows_the_stack() {
+    let nested = "{% set ns = namespace(x=[]) %}{% for i in range(1000) %}{% for j in range(1000) %}{% set ns.x = [ns.x] %}{% endfor %}{% endfor %}";
+    harms_nothing_else(nested, MEMORY).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn overflows_the_stack_when_it_is_compiled() {
+    harms_nothing_else(&format!("{{{{ 1{} }}}}", "+1".repeat(400_000)), MEMORY).await;
+}
+
+/// Few instructions, each of which takes long.
+#[tokio::test(flavor = "multi_thread")]
+async fn takes_long() {
+    let slow = "{% set x = 'é' * 9000000 %}{% for i in range(9000) %}{% for j in range(100) %}{% if x | length == 1 %}a{% endif %}{% endfor %}{% endfor %}";
+    harms_nothing_else(slow, "stopped: it takes more than 5 s").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn is_broken() {
+    harms_nothing_else("{% for m in messages %}", "syntax error").await;
+    harms_nothing_else("{{ raise_exception('roles must alternate') }}", "roles must alternate").await;
+}
