@@ -1,5 +1,6 @@
 //! The gateway in front of a chain: OpenAI's API over tasks that real workers answer and one key pays.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +14,9 @@ use deepnode_testkit::network::{engine_options, Blocks, Network, Node, Setup};
 use deepnode_tx::SigningKey;
 use deepnode_worker::canon::{Digest, SamplingParams};
 use deepnode_worker::chain::Order;
-use deepnode_worker::engine::{Engine, EngineError, Finish, Generation};
-use deepnode_worker::gateway::{ApiKeys, Gateway, Ledger, Settings, Terms};
-use deepnode_worker::model::Model;
+use deepnode_worker::engine::{Embedder, Engine, EngineError, Finish, Generation};
+use deepnode_worker::gateway::{ApiKeys, Embeddings, Gateway, Ledger, Settings, Terms};
+use deepnode_worker::model::{import, synthetic, EncoderModel, Model};
 use deepnode_worker::run::{Engines, Executor};
 use reqwest::{Response, StatusCode};
 use serde_json::{json, Value};
@@ -54,7 +55,7 @@ impl Door {
         }
     }
 
-    /// A gateway whose tasks this key pays.
+    /// A gateway whose tasks this key pays, and which computes an encoder's vectors itself.
     async fn to(network: &Network, payer: &SigningKey, settings: Settings) -> Self {
         let node = network.node().await;
         let terms = Terms {
@@ -67,13 +68,22 @@ impl Door {
         let ledger = network.folder("gateway").join(format!("{}.journal", payer.address()));
         let ledger = Ledger::open(&ledger, BUDGET, None).unwrap();
         let settings = Settings { name: Some("test".into()), ..settings };
-        let gateway = Gateway::to_chain(network.model().clone(), settings, terms, ledger).await.unwrap();
+        let encoder = encoder(&network.folder("encoder"));
+        let embedder = Embedder::new(encoder.clone(), engine_options()).unwrap();
+        let named = Settings { name: Some("encoder".into()), ..settings.clone() };
+        let embeddings = Some(Embeddings::new(encoder, embedder, &named).unwrap());
+        let model = network.model().clone();
+        let gateway = Gateway::to_chain(model, settings, terms, ledger, embeddings).await.unwrap();
         Self::open(gateway, Some(node)).await
     }
 
     async fn send_as(&self, key: &str, body: &Value) -> Response {
+        self.post_as(key, CHAT, body).await
+    }
+
+    async fn post_as(&self, key: &str, path: &str, body: &Value) -> Response {
         self.client
-            .post(format!("{}{CHAT}", self.base))
+            .post(format!("{}{path}", self.base))
             .header("content-type", "application/json")
             .header("authorization", format!("Bearer {key}"))
             .body(body.to_string())
@@ -92,6 +102,16 @@ impl Door {
         let line = text.lines().find_map(|l| l.strip_prefix(&format!("deepnode_worker_gateway_{name} ")));
         line.unwrap_or_else(|| panic!("{name} in {text}")).parse().unwrap()
     }
+}
+
+fn encoder(folder: &Path) -> Arc<EncoderModel> {
+    for (name, bytes) in synthetic::encoder_files(&synthetic::small_encoder(), 7) {
+        let path = folder.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    let imported = import(folder, &folder.join("models"), &|_| {}).unwrap();
+    Arc::new(EncoderModel::open(&imported.path).unwrap())
 }
 
 async fn json_of(response: Response) -> Value {
@@ -462,6 +482,31 @@ async fn who_stops_knows_what_was_spent() {
         "{left}: {}",
         gateway.metrics()
     );
+}
+
+/// Vectors are computed on the user's side: no task, and nothing is paid.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn embeddings_cost_nothing() {
+    let (network, _blocks) = network(Setup::default());
+    let user = &network.users()[0];
+    let door = Door::to(&network, user, Settings::default()).await;
+    let before = network.balance(&user.address(), 0);
+    let ask = json!({ "model": "encoder", "input": ["the sea", "the sky", "the sea"] });
+    let response = door.post_as("none", "/v1/embeddings", &ask).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(!response.headers().contains_key("x-deepnode-task"));
+    let answer = json_of(response).await;
+    let vectors: Vec<_> = answer["data"].as_array().unwrap().iter().map(|v| &v["embedding"]).collect();
+    assert_eq!(vectors[0].as_array().unwrap().len(), synthetic::small_encoder().width as usize);
+    assert!(vectors[0] == vectors[2] && vectors[0] != vectors[1]);
+    assert_eq!(door.metric("spent_udn_total").await, 0.0);
+    assert_eq!(network.balance(&user.address(), 0), before);
+
+    // Each model has its own endpoints.
+    let other = json!({ "model": "test", "input": "the sea" });
+    assert_eq!(door.post_as("none", "/v1/embeddings", &other).await.status(), StatusCode::NOT_FOUND);
+    let response = door.send(&chat(json!({ "model": "encoder" }))).await;
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
 }
 
 /// OpenAI's own SDKs, which tools/test-openai.sh has fetched, against a gateway in front of a chain.

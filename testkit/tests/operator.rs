@@ -204,8 +204,9 @@ async fn the_dashboard_shows_what_there_is() {
         inclusion: Duration::from_secs(60),
     };
     let ledger = Ledger::open(&network.folder("gateway").join("gateway.journal"), 1, None).unwrap();
-    let gateway =
-        Gateway::to_chain(Arc::clone(network.model()), Settings::default(), terms, ledger).await.unwrap();
+    let gateway = Gateway::to_chain(Arc::clone(network.model()), Settings::default(), terms, ledger, None)
+        .await
+        .unwrap();
     let engine = Engine::new(Arc::clone(network.model()), engine_options()).unwrap();
     let local = Gateway::new(Arc::clone(network.model()), engine, Settings::default()).unwrap();
     let all = [gateway.metrics(), local.metrics(), Metrics::default().text(), NodeMetrics::default().text()];

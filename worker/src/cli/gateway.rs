@@ -8,11 +8,14 @@ use anyhow::{bail, Context};
 use clap::Args;
 use deepnode_client::Client;
 
+use super::encoder::{self, EncoderArg};
 use super::local::{short_name, ModelArg};
 use super::serve::Listening;
 use super::{block_on, daemon, Global};
+use crate::engine::Options;
 use crate::gateway::{Gateway as Server, Ledger, Terms};
 use crate::model::{Model, Sandbox};
+use crate::recheck;
 
 /// How long a task's transaction may wait for its block.
 const INCLUSION: Duration = Duration::from_secs(60);
@@ -21,6 +24,8 @@ const INCLUSION: Duration = Duration::from_secs(60);
 pub(super) struct Gateway {
     #[command(flatten)]
     model: ModelArg,
+    #[command(flatten)]
+    encoder: EncoderArg,
     #[command(flatten)]
     listening: Listening,
     /// udn that all requests of one day (UTC) may cost together, fees included.
@@ -63,10 +68,18 @@ impl Gateway {
             let name = self.listening.name.clone().or_else(|| short_name(model.name()));
             let id = hex::encode(model.id());
             let settings = self.listening.settings(name.clone(), keys);
-            let gateway = Server::to_chain(model, settings, terms, ledger).await.context("gateway")?;
+            let encoder = self.encoder.open(global)?;
+            let threads = Options::default().threads;
+            let embeddings = encoder::beside(&encoder, threads, &self.listening, &settings.keys)?;
+            let rechecked = recheck::watch(encoder.into_iter().collect(), recheck::EVERY);
+            let gateway =
+                Server::to_chain(model, settings, terms, ledger, embeddings).await.context("gateway")?;
             tracing::info!(model = id, name, node, %account, budget_day = self.budget_day, "selling answers");
             println!("http://{}/v1", listener.local_addr()?);
-            gateway.serve(listener, stop).await?;
+            tokio::select! {
+                served = gateway.serve(listener, stop) => served?,
+                changed = rechecked => return Err(changed),
+            }
             tracing::info!("stopped");
             Ok(())
         })

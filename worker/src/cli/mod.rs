@@ -6,6 +6,7 @@ mod config;
 mod daemon;
 mod device;
 mod doctor;
+mod encoder;
 mod gateway;
 mod init;
 mod local;

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{bail, Context};
@@ -10,10 +9,10 @@ use clap::Args;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::local::{short_name, Local, ModelArg};
+use super::encoder::{self, EncoderArg};
+use super::local::{short_name, Local};
 use super::{block_on, daemon, Global};
-use crate::engine::{Embedder, Options};
-use crate::gateway::{check_listen, ApiKeys, Embeddings, EncoderGateway, Gateway, Limits, Settings};
+use crate::gateway::{check_listen, ApiKeys, EncoderGateway, Gateway, Limits, Settings};
 use crate::model::{AnyModel, EncoderModel};
 use crate::recheck;
 
@@ -80,10 +79,8 @@ impl Listening {
 pub(super) struct Serve {
     #[command(flatten)]
     local: Local,
-    /// An encoder for /v1/embeddings beside the model: files, or an id, as --model has them. An encoder may be the
-    /// --model itself, too.
-    #[arg(long, value_name = "PATH|ID")]
-    encoder: Option<String>,
+    #[command(flatten)]
+    encoder: EncoderArg,
     #[command(flatten)]
     listening: Listening,
 }
@@ -99,34 +96,20 @@ impl Serve {
             let stop = daemon::stop()?;
             let listener = self.listening.bind().await?;
             let path = self.local.model.path(global)?;
-            let encoder = match (AnyModel::open(&path)?, &self.encoder) {
-                (AnyModel::Encoder(model), None) => {
-                    let name = self.listening.name.clone().or_else(|| short_name(model.name()));
-                    return self
-                        .serve_encoder(*model, self.listening.settings(name, keys), listener, stop)
-                        .await;
+            if let AnyModel::Encoder(model) = AnyModel::open(&path)? {
+                if self.encoder.is_given() {
+                    bail!("--encoder: --model {} is an encoder itself, and one is served", path.display());
                 }
-                (AnyModel::Encoder(_), Some(_)) => {
-                    bail!("--encoder: --model {} is an encoder itself, and one is served", path.display())
-                }
-                (AnyModel::Decoder(_), None) => None,
-                (AnyModel::Decoder(_), Some(encoder)) => {
-                    let path = ModelArg { model: encoder.clone() }.path(global)?;
-                    Some(checked(EncoderModel::open(&path).context("--encoder")?)?)
-                }
-            };
+                let name = self.listening.name.clone().or_else(|| short_name(model.name()));
+                return self.serve_encoder(*model, self.listening.settings(name, keys), listener, stop).await;
+            }
+            let encoder = self.encoder.open(global)?;
             let (model, engine) = tokio::task::block_in_place(|| self.local.load(global))?;
             model.warn_of_template();
             let name = self.listening.name.clone().or_else(|| short_name(model.name()));
             let id = hex::encode(model.id());
             tracing::info!(model = id, name, context = model.arch().context, "serving");
-            let embeddings = match &encoder {
-                None => None,
-                Some(encoder) => {
-                    let settings = self.listening.settings(short_name(encoder.name()), keys.clone());
-                    Some(self.embeddings(encoder, &settings)?)
-                }
-            };
+            let embeddings = encoder::beside(&encoder, self.local.threads(), &self.listening, &keys)?;
             let rechecked = recheck::watch(vec![model.clone()], recheck::EVERY);
             let encoder_rechecked = recheck::watch(encoder.into_iter().collect(), recheck::EVERY);
             let gateway = Gateway::with(model, engine, self.listening.settings(name, keys), embeddings)?;
@@ -150,8 +133,8 @@ impl Serve {
         listener: TcpListener,
         stop: watch::Receiver<bool>,
     ) -> anyhow::Result<()> {
-        let model = checked(model)?;
-        let embeddings = self.embeddings(&model, &settings)?;
+        let model = encoder::checked(model)?;
+        let embeddings = encoder::embeddings(&model, self.local.threads(), &settings)?;
         let rechecked = recheck::watch(vec![model], recheck::EVERY);
         println!("http://{}/v1", listener.local_addr()?);
         tokio::select! {
@@ -161,19 +144,4 @@ impl Serve {
         tracing::info!("stopped");
         Ok(())
     }
-
-    /// What computes an encoder's vectors; the processor does, whatever --device says.
-    fn embeddings(&self, model: &Arc<EncoderModel>, settings: &Settings) -> anyhow::Result<Arc<Embeddings>> {
-        let options = Options { threads: self.local.threads(), ..Options::default() };
-        let embedder = Embedder::new(model.clone(), options)?;
-        let (id, name, context) = (hex::encode(model.id()), &settings.name, model.arch().context);
-        tracing::info!(encoder = id, name, context, "serving embeddings");
-        Ok(Embeddings::new(model.clone(), embedder, settings)?)
-    }
-}
-
-/// An encoder, every weight of it checked.
-fn checked(model: EncoderModel) -> anyhow::Result<Arc<EncoderModel>> {
-    tokio::task::block_in_place(|| model.verify()).with_context(|| model.path().display().to_string())?;
-    Ok(Arc::new(model))
 }

@@ -116,35 +116,41 @@ impl Gateway {
         let metrics = Arc::new(Metrics::default());
         let scheduler =
             Scheduler::start(model.clone(), engine, settings.parallel, settings.queue, metrics.clone())?;
-        let gateway = Self::behind(model, settings, metrics, Backend::Local(scheduler));
-        let taken = |name: &&str| embeddings.as_ref().is_some_and(|other| other.listed().is(name));
-        if let Some(name) = gateway.listed.names().find(taken) {
-            return Err(std::io::Error::other(format!(
-                "the name {name:?} is the encoder's: choose another (--name)"
-            )));
-        }
-        Ok(Arc::new(Self { embeddings, ..gateway }))
+        Self::behind(model, settings, metrics, Backend::Local(scheduler), embeddings)
     }
 
-    /// A gateway to the workers of a chain that serve `model`, which is here for its tokenizer alone.
+    /// A gateway to the workers of a chain that serve `model`, which is here for its tokenizer alone. An encoder beside it
+    /// is computed here.
     pub async fn to_chain(
         model: Arc<Model>,
         settings: Settings,
         terms: Terms,
         ledger: Ledger,
+        embeddings: Option<Arc<Embeddings>>,
     ) -> anyhow::Result<Arc<Self>> {
         let metrics = Arc::new(Metrics::default());
         let tasks =
             Tasks::new(terms, model.clone(), ledger, (settings.parallel, settings.queue), metrics.clone())
                 .await?;
-        Ok(Arc::new(Self::behind(model, settings, metrics, Backend::Chain(tasks))))
+        Ok(Self::behind(model, settings, metrics, Backend::Chain(tasks), embeddings)?)
     }
 
-    fn behind(model: Arc<Model>, settings: Settings, metrics: Arc<Metrics>, backend: Backend) -> Self {
+    fn behind(
+        model: Arc<Model>,
+        settings: Settings,
+        metrics: Arc<Metrics>,
+        backend: Backend,
+        embeddings: Option<Arc<Embeddings>>,
+    ) -> std::io::Result<Arc<Self>> {
         let id = hex::encode(model.id());
         let (name, context, since) = (settings.name.clone(), model.arch().context, unix_seconds());
         let listed = Listed { id: id.clone(), name, context, since };
-        Self { model, id, settings, backend, metrics, listed, embeddings: None }
+        let taken = |name: &&str| embeddings.as_ref().is_some_and(|other| other.listed().is(name));
+        if let Some(name) = listed.names().find(taken) {
+            let reason = format!("the name {name:?} is the encoder's: choose another (--name)");
+            return Err(std::io::Error::other(reason));
+        }
+        Ok(Arc::new(Self { model, id, settings, backend, metrics, listed, embeddings }))
     }
 
     /// Names the arithmetic and the model: with equal fingerprints, equal requests have equal answers.

@@ -19,6 +19,12 @@ for await (const chunk of await ask({ stream: true })) {
 assert.equal(text, whole.choices[0].message.content);
 assert.match(receipt, /^[0-9a-f]{64}$/);
 
+const embed = (model) => client().embeddings.create({ model, input: ["the sea", "the sky"] });
+const { data: vectors } = await embed("encoder");
+assert.equal(vectors.length, 2);
+assert.notDeepEqual(vectors[0].embedding, vectors[1].embedding);
+await assert.rejects(embed("test"), { status: 404 });
+
 await assert.rejects(ask({ temperature: -1 }), { status: 400, param: "temperature" });
 await assert.rejects(ask({ logprobs: true }), { status: 400, param: "logprobs" });
 const poor = client({ apiKey: "sk-of-a-poor-one", maxRetries: 5 });

@@ -34,6 +34,14 @@ class Chain(unittest.TestCase):
         raw = client().chat.completions.with_raw_response.create(**ASK)
         self.assertEqual(raw.headers["x-deepnode-task"], str(raw.parse().deepnode["task"]))
 
+    def test_embeddings(self):
+        answer = client().embeddings.create(model="encoder", input=["the sea", "the sky"])
+        self.assertEqual([item.index for item in answer.data], [0, 1])
+        self.assertEqual(len({len(item.embedding) for item in answer.data}), 1)
+        self.assertNotEqual(answer.data[0].embedding, answer.data[1].embedding)
+        with self.assertRaises(openai.NotFoundError):
+            client().embeddings.create(model="test", input="the sea")
+
     def test_errors(self):
         for options, param in [({"temperature": -1}, "temperature"), ({"logprobs": True}, "logprobs")]:
             with self.assertRaises(openai.BadRequestError) as caught:
