@@ -64,7 +64,7 @@ test-store-long: ## Kill -9 and power cuts against the database, some minutes
 ##### CUDA
 
 .PHONY: gpu-test kernels kernels-check
-gpu-test: ## target/gpu-test: a folder for a machine with a GPU, which compares whole generations with this CPU's
+gpu-test: ## target/gpu-test: a folder for a machine with a GPU: generations beside this CPU's, and every figure
 	$(CARGO) build --locked --workspace --example gpu-test
 	@tools/gpu-test.sh
 

@@ -11,7 +11,7 @@ strip -o "$folder/gpu-test" target/debug/examples/gpu-test
 "$folder/gpu-test" --write "$folder/digests.toml"
 cat >"$folder/run.sh" <<'RUN'
 #!/bin/sh
-# Fails where a card gives other bits than the CPU that wrote digests.toml.
+# Fails where a card gives other bits than the CPU that wrote digests.toml; docs/kernels.md says how to read what it prints.
 cd "$(dirname "$0")" && exec ./gpu-test digests.toml
 RUN
 chmod +x "$folder/run.sh"

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::ffi::{c_void, CString};
 use std::ptr::null_mut;
 use std::sync::Arc;
+use std::time::Duration;
 
-use cudarc::driver::result::{self, ctx, graph, primary_ctx, stream, DriverError};
-use cudarc::driver::sys;
+use cudarc::driver::result::{self, ctx, event, graph, primary_ctx, stream, DriverError};
+use cudarc::driver::sys::{self, CUfunction_attribute_enum as Attribute};
 
 use super::args::{self, Address};
 use super::gpu::{Gpu, GpuError, Launch};
@@ -122,11 +123,21 @@ struct Kernel {
     overlaps: bool,
 }
 
+/// What a kernel takes up on a card, as the driver says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    pub kernel: &'static str,
+    /// Registers of a thread.
+    pub registers: i32,
+    /// Bytes of memory that a thread has for itself: spilled registers, and a stack.
+    pub local: i32,
+}
+
 /// A card in use.
 pub struct Driver {
     context: Arc<Context>,
     stream: sys::CUstream,
-    module: sys::CUmodule,
+    modules: Vec<sys::CUmodule>,
     kernels: HashMap<&'static str, Kernel>,
     allocations: Vec<Address>,
     /// `STAGING` bytes, page-locked; null until there are any.
@@ -166,6 +177,33 @@ impl Drop for Graph {
     }
 }
 
+/// A point in the stream, and the time when it came.
+struct Event {
+    context: Arc<Context>,
+    event: sys::CUevent,
+}
+
+impl Event {
+    fn new(context: &Arc<Context>) -> Result<Self, GpuError> {
+        let event = event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(failed("cuEventCreate"))?;
+        Ok(Self { context: context.clone(), event })
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if self.context.enter().is_ok() {
+            // SAFETY: made once, destroyed once. A failure leaves nothing to do.
+            let _ = unsafe { event::destroy(self.event) };
+        }
+    }
+}
+
+fn attribute(function: sys::CUfunction, which: Attribute) -> Result<i32, GpuError> {
+    // SAFETY: the function is of a module that is loaded.
+    unsafe { result::function::get_function_attribute(function, which) }.map_err(failed("cuFuncGetAttribute"))
+}
+
 impl Driver {
     /// Opens a card of [`cards`]. `overlap`: let a launch begin before the one before it has ended, where the kernels
     /// know how (compute capability 9.0).
@@ -178,7 +216,7 @@ impl Driver {
         let mut driver = Self {
             context,
             stream: stream::create(stream::StreamKind::NonBlocking).map_err(failed("cuStreamCreate"))?,
-            module: null_mut(),
+            modules: Vec::new(),
             kernels: HashMap::new(),
             allocations: Vec::new(),
             staging: null_mut(),
@@ -187,30 +225,124 @@ impl Driver {
         };
         // SAFETY: nothing reads what has not been written.
         driver.staging = unsafe { result::malloc_host(STAGING, 0) }.map_err(failed("cuMemHostAlloc"))?.cast();
-        // SAFETY: a whole fatbin, which is copied.
-        driver.module = unsafe { result::module::load_data(KERNELS.0.as_ptr().cast()) }
-            .map_err(failed("cuModuleLoadData"))?;
-        for name in args::kernels() {
-            driver.kernels.insert(name, driver.kernel(name)?);
-        }
+        // SAFETY: a whole fatbin.
+        unsafe { driver.load_module(KERNELS.0.as_ptr(), args::kernels()) }?;
         Ok(driver)
     }
 
-    fn kernel(&self, name: &'static str) -> Result<Kernel, GpuError> {
+    /// Adds a kernel to the worker's own, from PTX: for whoever measures the card.
+    pub fn load(&mut self, kernel: &'static str, ptx: &str) -> Result<(), GpuError> {
+        self.context.enter()?;
+        let ptx = CString::new(ptx).map_err(|e| GpuError { call: "cuModuleLoadData", why: e.to_string() })?;
+        // SAFETY: text that ends with a zero.
+        unsafe { self.load_module(ptx.as_ptr().cast(), [kernel]) }
+    }
+
+    /// # Safety
+    ///
+    /// `image` is a fatbin, or PTX that ends with a zero; it is copied.
+    unsafe fn load_module(
+        &mut self,
+        image: *const u8,
+        kernels: impl IntoIterator<Item = &'static str>,
+    ) -> Result<(), GpuError> {
+        // SAFETY: as the caller says.
+        let module =
+            unsafe { result::module::load_data(image.cast()) }.map_err(failed("cuModuleLoadData"))?;
+        self.modules.push(module);
+        for name in kernels {
+            self.kernels.insert(name, self.kernel(module, name)?);
+        }
+        Ok(())
+    }
+
+    fn kernel(&self, module: sys::CUmodule, name: &'static str) -> Result<Kernel, GpuError> {
         let symbol =
             CString::new(name).map_err(|e| GpuError { call: "cuModuleGetFunction", why: e.to_string() })?;
         // SAFETY: the module is loaded.
-        let function = unsafe { result::module::get_function(self.module, symbol) }
+        let function = unsafe { result::module::get_function(module, symbol) }
             .map_err(|e| GpuError { call: "cuModuleGetFunction", why: format!("{name}: {:?}", e.0) })?;
         // Drivers load a kernel when it is first launched, which must not be while launches are recorded.
         // SAFETY: the function is the module's; the driver is one that has the call, as `cards` has seen.
         unsafe { sys::cuFuncLoad(function) }.result().map_err(failed("cuFuncLoad"))?;
-        let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_BINARY_VERSION;
-        // SAFETY: the function is the module's.
-        let version = unsafe { result::function::get_function_attribute(function, attribute) }
-            .map_err(failed("cuFuncGetAttribute"))?;
+        let version = attribute(function, Attribute::CU_FUNC_ATTRIBUTE_BINARY_VERSION)?;
         // Machine code for 9.0 has the instruction that waits; what is made of the PTX, for 8.0, has not.
         Ok(Kernel { function, overlaps: version == 90 })
+    }
+
+    /// What the worker's kernels take up.
+    pub fn loaded(&self) -> Result<Vec<Loaded>, GpuError> {
+        self.context.enter()?;
+        args::kernels()
+            .map(|kernel| {
+                let function = self.kernels[kernel].function;
+                let registers = attribute(function, Attribute::CU_FUNC_ATTRIBUTE_NUM_REGS)?;
+                let local = attribute(function, Attribute::CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES)?;
+                Ok(Loaded { kernel, registers, local })
+            })
+            .collect()
+    }
+
+    /// Multiprocessors of the card.
+    pub fn multiprocessors(&self) -> Result<usize, GpuError> {
+        let count = sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        // SAFETY: the device is the context's.
+        let count = unsafe { result::device::get_attribute(self.context.device, count) };
+        Ok(count.map_err(failed("cuDeviceGetAttribute"))? as usize)
+    }
+
+    /// Runs launches one after another, none of which overlaps with another, and says how long each took.
+    ///
+    /// They are a graph, as a step's are, with an event between each two: a kernel that the host sent by itself would often
+    /// end before the next one came, and waiting for the host would count as its time.
+    pub fn time(&mut self, launches: &[Launch]) -> Result<Vec<Duration>, GpuError> {
+        self.context.enter()?;
+        // Before the graph that they are in: what is declared last is dropped first.
+        let events: Vec<Event> =
+            (0..=launches.len()).map(|_| Event::new(&self.context)).collect::<Result<_, _>>()?;
+        let graph = self.capture(|| {
+            self.mark(&events[0])?;
+            launches.iter().zip(&events[1..]).try_for_each(|(launch, event)| {
+                self.enqueue(std::slice::from_ref(launch))?;
+                self.mark(event)
+            })
+        })?;
+        self.repeat(&graph)?;
+        self.finish()?;
+        let elapsed = |pair: &[Event]| {
+            // SAFETY: both were recorded in the stream, which is done.
+            let ms = unsafe { event::elapsed(pair[0].event, pair[1].event) };
+            Ok(Duration::from_secs_f32(ms.map_err(failed("cuEventElapsedTime"))?.max(0.0) / 1e3))
+        };
+        events.windows(2).map(elapsed).collect()
+    }
+
+    /// Notes in an event when all before it is done, whenever what is captured runs.
+    fn mark(&self, event: &Event) -> Result<(), GpuError> {
+        let external = sys::CUevent_record_flags_enum::CU_EVENT_RECORD_EXTERNAL as u32;
+        // SAFETY: event and stream are of this context, and live on.
+        unsafe { sys::cuEventRecordWithFlags(event.event, self.stream, external) }
+            .result()
+            .map_err(failed("cuEventRecordWithFlags"))
+    }
+
+    /// A graph of what `work` puts into the stream.
+    fn capture(&self, work: impl FnOnce() -> Result<(), GpuError>) -> Result<Graph, GpuError> {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream lives as long as `self`.
+        unsafe { stream::begin_capture(self.stream, mode) }.map_err(failed("cuStreamBeginCapture"))?;
+        let worked = work();
+        // SAFETY: it captures since the call above; ended in any case, or nothing else could run.
+        let graph = unsafe { stream::end_capture(self.stream) }
+            .map_err(failed("cuStreamEndCapture"))
+            // Whatever fails from here on, what was captured is destroyed.
+            .map(|graph| Graph { context: self.context.clone(), graph, exec: null_mut() });
+        worked?;
+        let mut graph = graph?;
+        // SAFETY: the graph was just captured.
+        graph.exec = unsafe { graph::instantiate(graph.graph, sys::CUgraphInstantiate_flags(0)) }
+            .map_err(failed("cuGraphInstantiate"))?;
+        Ok(graph)
     }
 
     /// Puts launches into the stream.
@@ -329,21 +461,7 @@ impl Gpu for Driver {
 
     fn record(&mut self, launches: &[Launch]) -> Result<Self::Recording, GpuError> {
         self.context.enter()?;
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        // SAFETY: the stream lives as long as `self`.
-        unsafe { stream::begin_capture(self.stream, mode) }.map_err(failed("cuStreamBeginCapture"))?;
-        let enqueued = self.enqueue(launches);
-        // SAFETY: it captures since the call above; ended in any case, or nothing else could run.
-        let graph = unsafe { stream::end_capture(self.stream) }
-            .map_err(failed("cuStreamEndCapture"))
-            // Whatever fails from here on, what was captured is destroyed.
-            .map(|graph| Graph { context: self.context.clone(), graph, exec: null_mut() });
-        enqueued?;
-        let mut graph = graph?;
-        // SAFETY: the graph was just captured.
-        graph.exec = unsafe { graph::instantiate(graph.graph, sys::CUgraphInstantiate_flags(0)) }
-            .map_err(failed("cuGraphInstantiate"))?;
-        Ok(graph)
+        self.capture(|| self.enqueue(launches))
     }
 
     fn repeat(&mut self, recording: &Self::Recording) -> Result<(), GpuError> {
@@ -367,9 +485,9 @@ impl Drop for Driver {
             // SAFETY: as above.
             let _ = unsafe { result::free_host(self.staging.cast()) };
         }
-        if !self.module.is_null() {
+        for module in self.modules.drain(..) {
             // SAFETY: loaded once, unloaded once.
-            let _ = unsafe { result::module::unload(self.module) };
+            let _ = unsafe { result::module::unload(module) };
         }
         // SAFETY: created once, destroyed once.
         let _ = unsafe { stream::destroy(self.stream) };

@@ -10,8 +10,10 @@ mod gpu;
 pub mod pack;
 pub mod plan;
 mod proof;
+mod timed;
 
 pub use device::{Cuda, Room};
-pub use driver::{cards, Card, Driver};
+pub use driver::{cards, Card, Driver, Loaded};
 pub use gpu::{Gpu, GpuError, Launch};
 pub use proof::prove;
+pub use timed::{Spent, Timed};

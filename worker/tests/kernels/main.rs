@@ -9,13 +9,14 @@ mod files;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use deepnode_emulator::Schedule;
 use deepnode_worker::canon::device::{Device, Forward, Point, Run, Tap, PAGE};
 use deepnode_worker::canon::random::RandomDecoder;
 use deepnode_worker::canon::reference::Reference;
 use deepnode_worker::canon::{Architecture, SamplingParams};
-use deepnode_worker::cuda::{args, cards, prove, Cuda, Driver, Gpu, Room};
+use deepnode_worker::cuda::{args, cards, prove, Cuda, Driver, Gpu, GpuError, Launch, Room, Spent, Timed};
 use deepnode_worker::model::synthetic::small;
 use emulated::{Emulated, Mutants};
 
@@ -359,6 +360,37 @@ fn the_proof_is_passed_and_failed() {
     };
     let error = prove(broken, &odd()).unwrap_err().to_string();
     assert!(error.contains("the device does not compute canon/1"), "{error}");
+}
+
+/// Every launch of a step is timed, by its kernel's name, recorded ones as well; and nothing is computed otherwise.
+#[test]
+fn every_kernel_of_a_step_is_timed() {
+    fn time(gpu: &mut Emulated, launches: &[Launch]) -> Result<Vec<Duration>, GpuError> {
+        gpu.run(launches)?;
+        Ok(vec![Duration::from_micros(3); launches.len()])
+    }
+    let model = Arc::new(RandomDecoder::new(plain(), 1));
+    let spent = Arc::new(parking_lot::Mutex::new(Spent::new()));
+    let gpu = Emulated::new(Schedule::ALL[0]);
+    let launched = Arc::clone(&gpu.launched);
+    let device = cuda(&model, Timed::new(gpu, time, Arc::clone(&spent)), 64);
+    let reference = Reference::new(model.clone());
+    let all = tokens(43, &plain(), 1);
+    // In tiles, then a step that is recorded, then one that is repeated.
+    for (first, end) in [(0, 40), (40, 41), (41, 42)] {
+        launched.lock().clear();
+        spent.lock().clear();
+        let run = [Run { tokens: &all[first..end], first, pages: &[0] }];
+        let forward = device.forward(&run, None).unwrap();
+        assert!(forward == reference.forward(&run, None).unwrap());
+        let x = &forward.x_final[forward.x_final.len() - plain().width as usize..];
+        device.sample(x, &[(SamplingParams::GREEDY, 0)]).unwrap();
+        let spent = spent.lock();
+        assert!(spent.keys().eq(launched.lock().keys()), "{spent:?}");
+        let launches: usize = spent.values().map(|(count, _)| count).sum();
+        assert_eq!(launches, 2 + 9 * plain().layers as usize + 3);
+        assert_eq!(spent[args::NORM], (5, Duration::from_micros(15)));
+    }
 }
 
 /// Where this machine has cards, they agree as well; where it has none, it says so, and nothing panics.
