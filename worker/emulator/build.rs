@@ -22,6 +22,17 @@ fn main() {
         // The kernels read halves as 16-byte vectors.
         .flag("-fno-strict-aliasing")
         .flag_if_supported("-Wno-unknown-pragmas")
-        .files(["cpp/emulator.cpp", "cpp/kernels.cpp"])
-        .compile("deepnode_emulator");
+        .files(["cpp/emulator.cpp", "cpp/kernels.cpp"]);
+    let objects = build.compile_intermediates();
+    cc::Build::new().cpp(true).objects(&objects).compile("deepnode_emulator");
+
+    // By its name, which Linux knows it by; a program without a dynamic linker could not load it.
+    let of_target = |what: &str| std::env::var(format!("CARGO_CFG_TARGET_{what}")).unwrap_or_default();
+    let is_static = of_target("FEATURE").split(',').any(|feature| feature == "crt-static");
+    if of_target("OS") == "linux" && !is_static {
+        let library = format!("{}/libcuda.so", std::env::var("OUT_DIR").expect("cargo sets it"));
+        let mut link = build.get_compiler().to_command();
+        link.args(["-shared", "-Wl,-soname,libcuda.so", "-o", &library, "cpp/driver.cpp"]).args(objects);
+        assert!(link.status().expect("a C++ compiler").success(), "{library}");
+    }
 }

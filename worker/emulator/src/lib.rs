@@ -3,12 +3,18 @@
 //! Threads of a block are fibers, blocks run one after another. What a schedule changes is who goes first wherever
 //! threads may overtake each other, which is between barriers; a wait can be left out, to see that a test notices.
 //! Shared memory holds NaN before each block. Not emulated: races between blocks, and overlapping launches.
+//!
+//! [`DRIVER`] is a library in the place of NVIDIA's driver, so that its calls are tested as well.
 
 mod memory;
 
 use std::ffi::{c_char, CStr, CString};
 
 pub use memory::{Memory, Snapshot};
+
+/// Path of a library that has the calls of NVIDIA's driver, on the emulator. Who loads it before anyone asks for
+/// `libcuda.so` is given it. On Linux only, in programs with a dynamic linker.
+pub const DRIVER: &str = concat!(env!("OUT_DIR"), "/libcuda.so");
 
 /// Who goes first where several threads could.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
