@@ -59,6 +59,6 @@ run() { "$cargo" test --locked -p deepnode-worker "$@"; }
 # The first ARMv8, which has no arithmetic on halves: what uses it anyway stops with an illegal instruction.
 export QEMU_CPU=cortex-a57
 run --lib -- canon:: cpu:: engine:: model::dequant::
-run --test bits --test engine --test batching --test goldens
+run --test bits --test engine --test batching --test goldens --test encoders
 # All that qemu knows, where libraries choose other instructions.
 QEMU_CPU=max run --test goldens

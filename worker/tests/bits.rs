@@ -267,6 +267,42 @@ fn runs_are_independent() {
     }
 }
 
+/// Thirty-two sequences, a position of each at a time: more rows than any tile has, and every instruction set.
+#[test]
+fn thirty_two_rows_at_once() {
+    const SEQUENCES: usize = 32;
+    for (arch, seed) in [(odd(), 8), (plain(), 9)] {
+        let model = Arc::new(RandomDecoder::new(arch, seed));
+        let reference = Reference::new(model.clone());
+        let (vocab, width) = (reference.arch().vocab, reference.arch().width as usize);
+        let prompts: Vec<Vec<u32>> =
+            (0..SEQUENCES).map(|i| tokens(i % 5 + 3 + 2 * i, vocab)[2 * i..].to_vec()).collect();
+        let alone: Vec<Forward> = prompts.iter().map(|prompt| run(&reference, prompt, &[]).forward).collect();
+        for (isa, threads) in Isa::available().into_iter().flat_map(|isa| [1, 2].map(|n| (isa, n))) {
+            let cpu = Cpu::new(model.clone(), isa, threads, SEQUENCES).unwrap().with_all_threads();
+            let mut got = vec![Forward::default(); SEQUENCES];
+            // All that the prompts have in common in length, then what is left, one position at a time.
+            for step in 0..5 {
+                let (first, last) = if step == 0 { (0, 3) } else { (2 + step, 3 + step) };
+                let taking: Vec<usize> = (0..SEQUENCES).filter(|i| prompts[*i].len() >= last).collect();
+                let pages: Vec<[u32; 1]> = taking.iter().map(|i| [*i as u32]).collect();
+                let runs: Vec<Run<'_>> = taking
+                    .iter()
+                    .zip(&pages)
+                    .map(|(i, pages)| Run { tokens: &prompts[*i][first..last], first, pages })
+                    .collect();
+                let all = cpu.forward(&runs, None).unwrap();
+                for (place, i) in taking.into_iter().enumerate() {
+                    let rows = place * (last - first)..(place + 1) * (last - first);
+                    got[i].finite.extend(&all.finite[rows.clone()]);
+                    got[i].x_final.extend(&all.x_final[rows.start * width..rows.end * width]);
+                }
+            }
+            assert!(got == alone, "{isa:?}, {threads} threads");
+        }
+    }
+}
+
 /// A page that is copied serves its copy as it served the original, and both go on apart.
 #[test]
 fn pages_are_copied() {

@@ -254,6 +254,41 @@ fn gguf_inputs() {
     });
 }
 
+/// Imported models, which `models pull` takes from strangers too.
+#[test]
+fn model_file_inputs() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("m.gguf");
+    fs::write(&source, synthetic::gguf(&arch(), Encoding::Q4_0, 3)).unwrap();
+    let whole = fs::read(import(&source, folder.path(), &|_| {}).unwrap().path).unwrap();
+    let tensors = |header: usize| (64 + header).next_multiple_of(4096);
+    let len = u64::from_le_bytes(whole[16..24].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&whole[64..64 + len]).unwrap();
+    fuzz("model files", |random| {
+        let mut header = header.clone();
+        for _ in 0..random.below(3) {
+            mutate_json(&mut header, random);
+        }
+        // The digest of the header is right, so that more than it is tried.
+        let text = header.to_string().into_bytes();
+        let mut file = whole[..64].to_vec();
+        file[16..24].copy_from_slice(&(text.len() as u64).to_le_bytes());
+        file[32..64].copy_from_slice(blake3::hash(&text).as_bytes());
+        file.extend(&text);
+        file.resize(tensors(text.len()), 0);
+        file.extend(&whole[tensors(len)..]);
+        let length = file.len() as u64;
+        file[24..32].copy_from_slice(&length.to_le_bytes());
+        if random.one_in(3) {
+            random.damage(&mut file, length as usize);
+        }
+        let path = folder.path().join(format!("{:?}.dnm", std::thread::current().id()));
+        fs::write(&path, &file).unwrap();
+        let model = Model::open(&path).map_err(|e| e.to_string())?;
+        model.verify().map_err(|e| e.to_string())
+    });
+}
+
 /// The longest context of a model of 60 KB would have a rope table of 128 MB.
 #[test]
 fn long_contexts_take_no_memory() {

@@ -30,14 +30,17 @@ enum Command {
     },
     /// What a sandbox starts
     #[command(name = chat::COMMAND, hide = true)]
-    RenderTemplate,
+    RenderTemplate {
+        #[arg(long, default_value_t = 1)]
+        room: u32,
+    },
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         Command::Run { cheat, honest_epochs } => run(&cli.global, cheat, honest_epochs),
-        Command::RenderTemplate => chat::serve().map_err(Into::into),
+        Command::RenderTemplate { room } => chat::serve(room).map_err(Into::into),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

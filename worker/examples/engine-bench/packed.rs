@@ -7,6 +7,7 @@ use std::sync::Arc;
 use deepnode_worker::cpu::{Cpu, Isa, Resident};
 use deepnode_worker::model::{import, Model};
 
+use crate::aims::Aims;
 use crate::llama::{Llama, Result};
 use crate::{measure, Case, Rates, PAGES};
 
@@ -27,7 +28,7 @@ pub fn quantised(llama: &Llama, kind: &str) -> Result<std::path::PathBuf> {
 }
 
 /// Prints a line for each format and number of threads.
-pub fn run(llama: &Llama, threads: &[usize], isas: &[Isa], rounds: usize) -> Result<()> {
+pub fn run(llama: &Llama, threads: &[usize], isas: &[Isa], rounds: usize, aims: &mut Aims) -> Result<()> {
     println!("\ndecode with quantised weights; tokens/s, median of {rounds} (best)\n");
     println!("| format | threads | instructions | packed | the same as f16 | packed/f16 | llama.cpp | ours/llama.cpp |");
     println!("|---|--:|---|--:|--:|--:|--:|--:|");
@@ -46,11 +47,14 @@ pub fn run(llama: &Llama, threads: &[usize], isas: &[Isa], rounds: usize) -> Res
                 wide.push(measure(&halves, DECODE));
                 theirs.push(llama.measure_on(&file, DECODE, threads)?);
             }
+            let gain = ours.median() / wide.median();
+            if threads == 2 {
+                aims.at_least(&format!("{kind} with {isa:?} of f16"), gain, 1.2);
+            }
             println!(
-                "| {kind} | {threads} | {isa:?} | {} | {} | {:.2} | {} | {:.2} |",
+                "| {kind} | {threads} | {isa:?} | {} | {} | {gain:.2} | {} | {:.2} |",
                 ours.text(),
                 wide.text(),
-                ours.median() / wide.median(),
                 theirs.text(),
                 ours.median() / theirs.median()
             );

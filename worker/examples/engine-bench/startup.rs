@@ -6,10 +6,12 @@ use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use deepnode_worker::canon::SamplingParams;
+use deepnode_worker::canon::{SamplingParams, PAGE};
 use deepnode_worker::engine::{Engine, Options, Request, Stop};
 use deepnode_worker::model::{import, Model};
+use half::f16;
 
+use crate::aims::Aims;
 use crate::llama::{Llama, Result};
 
 /// Positions that the peer takes memory for at once; ours is taken when it is used.
@@ -26,7 +28,7 @@ pub fn child(model: &Path, threads: usize, unchecked: bool) -> Result<()> {
 }
 
 /// Prints a line for each model file and number of threads.
-pub fn run(llama: &Llama, threads: &[usize], rounds: usize) -> Result<()> {
+pub fn run(llama: &Llama, threads: &[usize], rounds: usize, aims: &mut Aims) -> Result<()> {
     println!("\nfrom the start of a process to its second token, files in the system's memory; median of {rounds}\n");
     println!("| weights | threads | file, MB | ours, weights checked, s | ours, unchecked, s | llama.cpp (unchecked), s | ratios | ours at most, MB | of the file | llama.cpp at most, MB |");
     println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
@@ -35,6 +37,9 @@ pub fn run(llama: &Llama, threads: &[usize], rounds: usize) -> Result<()> {
             if kind == "F16" { llama.model().to_path_buf() } else { crate::packed::quantised(llama, kind)? };
         let folder = tempfile::tempdir()?;
         let model = import(&file, folder.path(), &|_| {})?.path;
+        // Keys and values of the one page that two tokens take.
+        let arch = Model::open(&model)?.arch().clone();
+        let page = (2 * PAGE * size_of::<f16>()) as u64 * u64::from(arch.layers) * u64::from(arch.kv_rows());
         for threads in threads.iter().map(usize::to_string) {
             let [mut ours, mut unchecked, mut theirs] = <[Vec<_>; 3]>::default();
             for _ in 0..rounds {
@@ -54,8 +59,19 @@ pub fn run(llama: &Llama, threads: &[usize], rounds: usize) -> Result<()> {
             }
             let [(ours, memory), (unchecked, _), (theirs, their_memory)] =
                 [ours, unchecked, theirs].map(median);
+            let bytes = std::fs::metadata(&model)?.len();
+            if kind == "F16" {
+                let what = |what: &str| format!("{what} with {threads} threads");
+                aims.at_most(&what("a start, of llama.cpp's,"), unchecked / theirs, 1.0);
+                aims.at_most(&what("a checked start, of llama.cpp's,"), ours / theirs, 1.0);
+                aims.at_most(
+                    &what("memory besides a page, of the weights,"),
+                    (memory - page) as f64 / bytes as f64,
+                    1.15,
+                );
+            }
             let megabytes = |bytes: u64| bytes as f64 / 1e6;
-            let length = megabytes(std::fs::metadata(&model)?.len());
+            let length = megabytes(bytes);
             println!(
                 "| {kind} | {threads} | {length:.0} | {ours:.2} | {unchecked:.2} | {theirs:.2} | {:.2}, {:.2} | {:.0} | {:.2} | {:.0} |",
                 ours / theirs,

@@ -124,7 +124,7 @@ pub(super) fn verify(global: &Global) -> anyhow::Result<()> {
     lower_priority(home.config.nice)?;
     let signer = home.keyring(global.passphrase())?.signer(&home.config.key)?;
     let journal = AuditJournal::open(&home.journal("verify"))?;
-    let engines = engines(&home, &Sandbox::this_program())?;
+    let engines = engines(&home, &Sandbox::this_program().for_audits())?;
     block_on(async {
         let address = signer.address();
         let chain: Arc<dyn Chain> = Arc::new(home.chain(signer).await?);

@@ -92,7 +92,10 @@ enum Command {
     Trace(trace::Command),
     /// What a sandbox starts, on standard input and output
     #[command(name = model::chat::COMMAND, hide = true)]
-    RenderTemplate,
+    RenderTemplate {
+        #[arg(long, default_value_t = 1)]
+        room: u32,
+    },
 }
 
 impl Global {
@@ -138,12 +141,16 @@ impl Cli {
             Command::Gateway(gateway) => gateway.run(global),
             Command::Chat(chat) => chat.run(global),
             Command::Trace(trace) => trace.run(global),
-            Command::RenderTemplate => Ok(model::chat::serve()?),
+            Command::RenderTemplate { room } => Ok(model::chat::serve(room)?),
         }
     }
 }
 
 /// A runtime for one command.
 fn block_on<T>(future: impl std::future::Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(future)
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(future);
+    // A text that nobody waits for any more may be read for long.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    result
 }

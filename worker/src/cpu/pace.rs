@@ -84,15 +84,32 @@ impl Pace {
 
     /// Computes a token with the number of threads that is better, or in a trial with the other.
     pub fn time<T>(&mut self, decode: impl FnOnce(usize) -> T) -> T {
-        if self.pinned || self.all == 1 {
-            return decode(self.all);
-        }
-        let on_trial = self.trial > 0;
-        let all = self.use_all != on_trial;
         let start = Instant::now();
-        let result = decode(if all { self.all } else { 1 });
-        self.times[usize::from(!all)].push(start.elapsed().as_secs_f64());
-        if on_trial {
+        let result = decode(self.next_threads());
+        self.took(start.elapsed().as_secs_f64());
+        result
+    }
+
+    /// Whether the next token is computed by all threads.
+    fn next_is_all(&self) -> bool {
+        self.pinned || self.use_all != (self.trial > 0)
+    }
+
+    fn next_threads(&self) -> usize {
+        if self.next_is_all() {
+            self.all
+        } else {
+            1
+        }
+    }
+
+    /// The time of the token that was computed, in seconds.
+    fn took(&mut self, seconds: f64) {
+        if self.pinned || self.all == 1 {
+            return;
+        }
+        self.times[usize::from(!self.next_is_all())].push(seconds);
+        if self.trial > 0 {
             self.trial -= 1;
             if self.trial == 0 {
                 self.judge();
@@ -104,7 +121,6 @@ impl Pace {
                 self.trial = TRIAL;
             }
         }
-        result
     }
 
     /// The end of a trial.
@@ -136,11 +152,15 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
-    fn chosen(pace: &mut Pace, tokens: usize, one: u64, all: u64) -> Vec<usize> {
-        let wait = |n| std::thread::sleep(Duration::from_micros(if n == 1 { one } else { all }));
-        (0..tokens).map(|_| pace.time(|n| (wait(n), n).1)).collect()
+    /// The threads of so many tokens, where one thread takes `one` microseconds for each and all together `all`.
+    fn chosen(pace: &mut Pace, tokens: usize, one: u32, all: u32) -> Vec<usize> {
+        let token = |_| {
+            let n = pace.next_threads();
+            pace.took(1e-6 * f64::from(if n == 1 { one } else { all }));
+            n
+        };
+        (0..tokens).map(token).collect()
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub async fn create(State(gateway): State<Arc<Gateway>>, request: Request) -> Re
     let model = gateway.model.clone();
     let offered = tools.as_ref().and_then(|tools| Offered::new(template, tools));
     let encode = move || encode(&model, &messages, tools.as_ref());
-    let prompt = aside(gateway.settings.timeout, deadline, encode).await?;
+    let prompt = aside(gateway.model.readers(), gateway.settings.timeout, deadline, encode).await?;
     let asked = Asked { shape: Shape::Chat, prompt, prompt_field: "messages", offered, options, deadline };
     asked.answer(gateway, place).await
 }

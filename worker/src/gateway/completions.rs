@@ -44,7 +44,8 @@ pub async fn create(State(gateway): State<Arc<Gateway>>, request: Request) -> Re
 
     let place = gateway.backend.reserve(&caller)?;
     let model = gateway.model.clone();
-    let prompt = aside(gateway.settings.timeout, deadline, move || prompt.encode(&model)).await?;
+    let encode = move || prompt.encode(&model);
+    let prompt = aside(gateway.model.readers(), gateway.settings.timeout, deadline, encode).await?;
     let shape = Shape::Completion;
     Asked { shape, prompt, prompt_field: "prompt", offered: None, options, deadline }
         .answer(gateway, place)

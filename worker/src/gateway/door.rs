@@ -19,6 +19,7 @@ use super::keys::{self, ApiKeys};
 use super::metrics::Metrics;
 use super::{connections, Settings};
 use crate::metrics::TEXT_FORMAT;
+use crate::model::Readers;
 
 /// What connections get to take notice after the drain is over.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -96,11 +97,12 @@ fn is_local(host: &str) -> bool {
 
 /// Reads a prompt away from the threads that serve all requests, and until the `deadline` that `timeout` set at most.
 pub async fn aside<T: Send + 'static>(
+    readers: &Readers,
     timeout: Duration,
     deadline: Instant,
     read: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    timeout_at(deadline, tokio::task::spawn_blocking(read))
+    timeout_at(deadline, readers.read(read))
         .await
         .map_err(|_| ApiError::timeout(timeout.as_secs_f64()))?
         .map_err(|_| ApiError::internal("the reader of prompts crashed on this request"))?

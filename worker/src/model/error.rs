@@ -21,7 +21,10 @@ pub enum ModelError {
     /// What the template says of these messages, on every machine.
     #[error("chat template: {0}")]
     Template(String),
-    /// The template was stopped, or could not be run: another machine may have more room.
+    /// The template took more room than its sandbox gives. An audit's gives more than a worker's.
+    #[error("chat template: {0}")]
+    Stopped(String),
+    /// The template could not be run here: that says nothing of it.
     #[error("chat template: {0}")]
     Sandbox(String),
 }

@@ -27,6 +27,7 @@ use super::chat::Sandbox;
 use super::error::{invalid, within, ModelError, Result};
 use super::kind::{Kind, Spec, Vocabulary};
 use super::manifest::{EncoderRole, Manifest, Role, Slot, KIND_DECODER, KIND_ENCODER};
+use super::readers::Readers;
 use crate::canon::commit::Digest;
 use crate::canon::encoder::{Affine, EncoderLayer, EncoderWeights, LayerNorm};
 use crate::canon::packed::Packing;
@@ -115,6 +116,7 @@ pub struct ModelFile<A: Kind> {
     id: Digest,
     manifest: Manifest<A>,
     tokenizer: A::Tokenizer,
+    readers: Readers,
     stored: Stored,
 }
 
@@ -318,7 +320,15 @@ impl<A: Kind> ModelFile<A> {
         within(field("tokens"), tokenizer.size() as u64, arch.vocab().into(), arch.vocab().into())?;
         let manifest = Manifest { arch, tokenizer: tokenizer.digest(), rope, tensors: digests };
         let (path, id) = (path.to_path_buf(), manifest.id());
-        Ok(ModelFile { path, name: header.name, id, manifest, tokenizer, stored })
+        Ok(ModelFile {
+            path,
+            name: header.name,
+            id,
+            manifest,
+            tokenizer,
+            readers: Readers::default(),
+            stored,
+        })
     }
 
     /// Reads every weight and compares with the manifest, and the rope table with this machine's: what a
@@ -366,6 +376,11 @@ impl<A: Kind> ModelFile<A> {
 
     pub fn tokenizer(&self) -> &A::Tokenizer {
         &self.tokenizer
+    }
+
+    /// Where texts wait to become tokens.
+    pub fn readers(&self) -> &Readers {
+        &self.readers
     }
 
     /// Bytes of the file.

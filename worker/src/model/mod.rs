@@ -16,6 +16,7 @@ pub mod gguf;
 mod import;
 mod kind;
 pub mod manifest;
+mod readers;
 pub mod source;
 pub mod synthetic;
 pub mod testing;
@@ -27,6 +28,7 @@ pub use file::{AnyModel, EncoderModel, Model, ModelFile};
 pub use import::{import, list, model_path, Imported, Listing, Progress, EXTENSION};
 pub use kind::{Kind, Vocabulary};
 pub use manifest::{ArchitectureProof, Manifest};
+pub use readers::Readers;
 pub use tokenizer::{TextStream, Tokenizer, WordPiece, WordPieceSpec};
 
 #[cfg(test)]

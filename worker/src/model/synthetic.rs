@@ -93,6 +93,21 @@ pub fn writer(arch: &Architecture, encoding: Encoding, seed: u64) -> GgufWriter 
     writer
 }
 
+/// The bytes of a GGUF file of the small model whose values in the second layer overflow whatever it is asked.
+pub fn overflowing() -> Vec<u8> {
+    let mut writer = writer(&small(), Encoding::F16, 7);
+    for (name, _, _, weights) in &mut writer.tensors {
+        if name == "blk.1.attn_v.weight" {
+            for weight in weights.chunks_exact_mut(2) {
+                // The sign stays.
+                let large = f16::from_f32(if weight[1] & 0x80 == 0 { 6e4 } else { -6e4 });
+                weight.copy_from_slice(&large.to_le_bytes());
+            }
+        }
+    }
+    writer.finish()
+}
+
 /// A writer that holds the metadata of a model of this architecture, and no tensors but those that belong to it.
 pub fn metadata(arch: &Architecture) -> GgufWriter {
     let (_, mut writer) =

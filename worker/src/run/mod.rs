@@ -243,15 +243,28 @@ impl Worker {
 
     /// Keeps an input that was checked against the task's digest; answers the tokens it has, or why it cannot be
     /// read (then the task will be declined, for which the input is needed too).
-    pub(crate) fn take_input(&self, task: &Task, input: &[u8]) -> anyhow::Result<Result<u32, String>> {
-        let ask = task.request.clone().unwrap_or_default();
+    pub(crate) async fn take_input(
+        self: &Arc<Self>,
+        task: Task,
+        input: Vec<u8>,
+    ) -> anyhow::Result<Result<u32, String>> {
+        let ask = task.request.unwrap_or_default();
         let id = request::digest(&ask.model_id).unwrap_or_default();
+        let (kind, input) = (ask.input_kind(), Arc::new(input));
         let counted = match self.executor.model(&id) {
-            Some(model) => request::prompt(&model, ask.input_kind(), input).map_err(|e| e.to_string()),
+            Some(model) => {
+                let (readers, input) = (model.readers().clone(), input.clone());
+                let read = move || request::prompt(&model, kind, &input).map_err(|e| e.to_string());
+                readers.read(read).await?
+            }
             None => Err(format!("this worker has not loaded model {}", hex::encode(id))),
         };
-        let digest = self.blobs.put(input)?;
-        self.journal.lock().input(task.id, request::message_digest(&ask), digest)?;
+        let worker = self.clone();
+        let keep = move || -> anyhow::Result<()> {
+            let digest = worker.blobs.put(&input)?;
+            Ok(worker.journal.lock().input(task.id, request::message_digest(&ask), digest)?)
+        };
+        tokio::task::spawn_blocking(keep).await??;
         self.inputs.notify_waiters();
         Ok(counted.map(|prompt| prompt.len() as u32))
     }

@@ -15,7 +15,7 @@ use crate::canon::SamplingParams;
 use crate::engine::Generation;
 use crate::metrics::Metrics;
 use crate::model::{Model, TextStream};
-use crate::request;
+use crate::request::{self, InputError};
 
 /// Greatest reason to decline, bytes.
 const MAX_REASON: usize = 200;
@@ -111,21 +111,22 @@ impl Worker {
         input: Vec<u8>,
     ) -> anyhow::Result<Result<Vec<u32>, String>> {
         let (worker, task, ask, model) = (self.clone(), task.clone(), ask.clone(), model.clone());
-        tokio::task::spawn_blocking(move || {
-            // What this machine cannot read it declines as well: others may take the task.
-            let prompt = request::prompt(&model, ask.input_kind(), &input).map_err(|e| e.to_string());
-            let prompt = prompt.and_then(|prompt| {
-                request::check_prompt(&model, &task, &ask, &prompt)?;
-                Ok(prompt)
-            });
+        let readers = model.readers().clone();
+        let read = move || {
+            let prompt = match request::prompt(&model, ask.input_kind(), &input) {
+                Ok(prompt) => request::check_prompt(&model, &task, &ask, &prompt).map(|()| prompt),
+                Err(InputError::Unreadable(reason)) => Err(reason),
+                // That may pass, and is tried again.
+                Err(InputError::Unknown(error)) => return Err(error.into()),
+            };
             if let Ok(prompt) = &prompt {
                 let digest = worker.blobs.put(&input)?;
                 worker.blobs.put(&request::token_bytes(prompt))?;
                 worker.journal.lock().input(task.id, request::message_digest(&ask), digest)?;
             }
             Ok(prompt)
-        })
-        .await?
+        };
+        readers.read(read).await?
     }
 
     /// Accepts the task, if that is still to be done. None if it was taken away.

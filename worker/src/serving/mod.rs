@@ -95,9 +95,7 @@ impl Serving for Service {
                 hex::encode(expected)
             )));
         }
-        let worker = self.worker.clone();
-        let counted = tokio::task::spawn_blocking(move || worker.take_input(&task, &input));
-        match counted.await.map_err(internal)?.map_err(internal)? {
+        match self.worker.take_input(task, input).await.map_err(internal)? {
             Ok(tokens) => Ok(Response::new(PutInputResponse { input_tokens: tokens })),
             Err(reason) => Err(Status::invalid_argument(reason)),
         }

@@ -256,11 +256,12 @@ impl Verifier {
             Err(reason) => return self.missing(&audit, reason).await,
         };
         let loaded = self.engines.get(&model).context("the model is loaded")?.0.clone();
+        let readers = loaded.readers().clone();
         let examine = move || {
             let Evidence { input, output } = &evidence;
             Examined::new(&loaded, &task, input, output, &beacon)
         };
-        match tokio::task::spawn_blocking(examine).await? {
+        match readers.read(examine).await? {
             Ok(examined) => self.recompute(model, examined).await.map(Some),
             Err(Unexamined::Wrong(finding)) => Ok(Some(*finding)),
             Err(Unexamined::Unknown(error)) => Err(error.into()),

@@ -51,9 +51,22 @@ pub fn sandbox() -> Sandbox {
 
 /// A small model with generated weights.
 pub fn small_model(folder: &Path) -> Arc<Model> {
-    let gguf = folder.join("small.gguf");
-    std::fs::write(&gguf, synthetic::gguf(&synthetic::small(), Encoding::F16, 7)).unwrap();
-    let model = Model::open(&import(&gguf, folder, &|_| {}).unwrap().path).unwrap();
+    model_with(folder, None)
+}
+
+/// The same with another chat template.
+pub fn model_with(folder: &Path, template: Option<&str>) -> Arc<Model> {
+    let mut writer = synthetic::writer(&synthetic::small(), Encoding::F16, 7);
+    if let Some(template) = template {
+        writer.string("tokenizer.chat_template", template);
+    }
+    model_of(folder, &writer.finish())
+}
+
+pub fn model_of(folder: &Path, gguf: &[u8]) -> Arc<Model> {
+    let path = folder.join("small.gguf");
+    std::fs::write(&path, gguf).unwrap();
+    let model = Model::open(&import(&path, folder, &|_| {}).unwrap().path).unwrap();
     Arc::new(model.with_sandbox(sandbox()))
 }
 

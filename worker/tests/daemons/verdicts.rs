@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use deepnode_proto::deepnode::audits::v1::Verdict;
 use deepnode_proto::deepnode::tasks::v1::{Finish, InputKind, Receipt, Task};
-use deepnode_worker::engine::{EngineError, Generation};
-use deepnode_worker::model::{Model, ModelError, Sandbox};
-use deepnode_worker::request;
+use deepnode_worker::engine::{self, EngineError, Generation};
+use deepnode_worker::model::{synthetic, Model, ModelError, Sandbox};
+use deepnode_worker::request::{self, InputError};
 use deepnode_worker::run::{Engines, Executor};
 use deepnode_worker::verify::{check, vector, vector_input, Finding};
 
-use super::{ask, engines, small_model};
+use super::{ask, engines, model_of, model_with, sandbox, small_model};
 
 const INPUT: &[u8] = b"[{\"role\":\"user\",\"content\":\"What is the sea?\"}]";
 static NEVER: AtomicBool = AtomicBool::new(false);
@@ -177,5 +177,66 @@ fn unknown_is_no_verdict() {
     // One that is stopped before it answers.
     let false_program = Model::open(model.path()).unwrap().with_sandbox(Sandbox::new("/bin/false".into()));
     let error = audit(&false_program).unwrap_err();
-    assert!(error.to_string().contains("stopped by the system: exit status: 1"), "{error}");
+    assert!(error.to_string().contains("ended by the system: exit status: 1"), "{error}");
+}
+
+/// A template that takes more than an auditor gives can have been rendered by no worker; one that takes more than a
+/// worker gives can be.
+#[test]
+fn what_a_worker_had_to_decline_is_wrong() {
+    let home = tempfile::tempdir().unwrap();
+    let honest = small_model(home.path());
+    let engines = engines(&honest);
+    let (_, engine) = engines.get(&honest.id()).unwrap();
+    let large = "{% set x = 'x' * 150000000 %}{% set y = x ~ x %}{{ messages[0].content }}";
+    let endless =
+        "{% set ns = namespace(x='x') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
+    for (template, audited) in [(large, None), (endless, Some("needs more than 1024 MiB of memory"))] {
+        let model = model_with(home.path(), Some(template));
+        let error = request::prompt(&model, InputKind::Chat, INPUT).unwrap_err();
+        let declined = "stopped: it needs more than 256 MiB of memory";
+        assert!(matches!(&error, InputError::Unreadable(reason) if reason.contains(declined)), "{error}");
+
+        let task = task(&model);
+        let ask = task.request.as_ref().unwrap();
+        let generation = Generation {
+            tokens: vec![1],
+            finish: engine::Finish::Length,
+            leaves: vec![[7; 32]],
+            trace_root: [7; 32],
+        };
+        let receipt = request::receipt(task.id, ask, &[1, 2], &generation);
+        let task = Task { receipt: Some(receipt), ..task };
+        let auditor = Model::open(model.path()).unwrap().with_sandbox(sandbox().for_audits());
+        let output = request::token_bytes(&generation.tokens);
+        let found = check(&auditor, engine, &task, INPUT, &output, &[8; 32], &NEVER).unwrap();
+        assert_eq!(found.verdict, Verdict::Wrong);
+        let reason = audited.unwrap_or("the input is ");
+        assert!(found.reason.contains(reason), "{found:?}");
+    }
+}
+
+/// Numbers that overflow end an answer, and its receipt says so. The audit agrees, and with no other end.
+#[test]
+fn numbers_that_overflow() {
+    let home = tempfile::tempdir().unwrap();
+    let model = model_of(home.path(), &synthetic::overflowing());
+    let honest = engines(&model);
+    let (_, engine) = honest.get(&model.id()).unwrap();
+    let task = task(&model);
+    let (prompt, generation) = answer(&honest, &model, &task, INPUT);
+    assert_eq!((generation.finish, generation.tokens.len()), (engine::Finish::Numeric, 0));
+    let receipt = request::receipt(task.id, task.request.as_ref().unwrap(), &prompt, &generation);
+    assert_eq!((receipt.finish(), receipt.output_tokens), (Finish::Numeric, 0));
+    let audit = |receipt: Receipt, output: &[u32]| {
+        let task = Task { receipt: Some(receipt), ..task.clone() };
+        check(&model, engine, &task, INPUT, &request::token_bytes(output), &[8; 32], &NEVER).unwrap()
+    };
+    assert_eq!(audit(receipt.clone(), &[]).verdict, Verdict::Right);
+    let mut stopped = receipt.clone();
+    stopped.set_finish(Finish::Eos);
+    assert_eq!(audit(stopped, &[]).verdict, Verdict::Wrong);
+    let invented = Generation { tokens: vec![5], finish: engine::Finish::Length, ..generation };
+    let receipt = request::receipt(task.id, task.request.as_ref().unwrap(), &prompt, &invented);
+    assert_eq!(audit(receipt, &[5]).verdict, Verdict::Wrong);
 }

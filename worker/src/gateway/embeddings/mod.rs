@@ -114,7 +114,8 @@ async fn create(State(served): State<Arc<Embeddings>>, request: Request) -> Resu
     }
     let place = served.queue.reserve()?;
     let model = served.model.clone();
-    let texts = door::aside(served.timeout, deadline, move || encode(&model, inputs)).await?;
+    let encode = move || encode(&model, inputs);
+    let texts = door::aside(served.model.readers(), served.timeout, deadline, encode).await?;
     let tokens: usize = texts.iter().map(Vec::len).sum();
     let vectors = timeout_at(deadline, place.embed(texts))
         .await

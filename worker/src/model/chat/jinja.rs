@@ -1,8 +1,15 @@
 //! Runs a template as the transformers library does, for which templates are written.
 //!
-//! Its instructions and its output are counted. Its memory and its stack are not: see `sandbox`.
+//! Its instructions and its output are counted. Its memory and its stack are not: see `sandbox`. A prompt must be the same on
+//! every machine, so there is no arithmetic with fractions: a power is the system library's, and the sign of what is not
+//! a number the processor's.
 
-use minijinja::{context, AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
+use std::fmt;
+use std::sync::Arc;
+
+use minijinja::machinery::{tokenize, Token, WhitespaceConfig};
+use minijinja::value::{from_args, Object, ObjectRepr};
+use minijinja::{context, AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
 
 use super::Job;
 use crate::model::error::{ModelError, Result};
@@ -24,9 +31,12 @@ pub fn run(job: &Job) -> Result<String> {
     environment.set_lstrip_blocks(true);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_filter("tojson", super::tojson::tojson);
-    environment.add_function("raise_exception", |message: String| -> std::result::Result<String, Error> {
-        Err(Error::new(ErrorKind::InvalidOperation, message))
-    });
+    environment.add_global("raise_exception", Value::from_object(RaiseException));
+    // What makes fractions, and what tells of the inside of this program.
+    environment.remove_filter("float");
+    environment.remove_filter("round");
+    environment.remove_global("debug");
+    check_operators(&job.template)?;
     environment.add_template(NAME, &job.template).map_err(fault)?;
     let Some(chat) = &job.chat else { return Ok(String::new()) };
     let context = context! {
@@ -42,6 +52,41 @@ pub fn run(job: &Job) -> Result<String> {
     let mut prompt = Prompt::default();
     template.render_to_write(context, &mut prompt).map_err(fault)?;
     String::from_utf8(prompt.0).map_err(|e| ModelError::Template(e.to_string()))
+}
+
+/// Refuses operators and numbers that make fractions.
+fn check_operators(template: &str) -> Result<()> {
+    let whitespace = WhitespaceConfig { trim_blocks: true, lstrip_blocks: true, ..Default::default() };
+    for token in tokenize(template, false, Default::default(), whitespace) {
+        let (token, span) = token.map_err(fault)?;
+        if matches!(token, Token::Pow | Token::Div | Token::Float(_)) {
+            let text = format!(
+                "{token} is not supported, line {}: prompts are made without fractions",
+                span.start_line
+            );
+            return Err(ModelError::Template(text));
+        }
+    }
+    Ok(())
+}
+
+/// The function by which a template refuses its messages. As a value it has a name of its own, not that of a type.
+#[derive(Debug)]
+struct RaiseException;
+
+impl Object for RaiseException {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn call(self: &Arc<Self>, _: &State<'_, '_>, args: &[Value]) -> std::result::Result<Value, Error> {
+        let (message,): (String,) = from_args(args)?;
+        Err(Error::new(ErrorKind::InvalidOperation, message))
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("raise_exception")
+    }
 }
 
 /// What a template has written, at most `MAX_TEXT` bytes.
@@ -101,11 +146,25 @@ mod tests {
             ("{{ strftime_now('%Y') }}", "unknown function"),
             ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
             ("{% include 'other' %}", "not found"),
+            ("{{ 2 ** 3 }}", "`**` is not supported, line 1"),
+            ("a\n{{ 1 / 3 }}", "`/` is not supported, line 2"),
+            ("{{ 1e999 }}", "float is not supported"),
+            ("{{ 'nan' | float }}", "unknown filter"),
+            ("{{ ['1'] | map('float') }}", "unknown filter"),
+            ("{{ 7 | round }}", "unknown filter"),
+            ("{{ debug() }}", "unknown function"),
             ("{% for a in range(10000) %}{% for b in range(10000) %}{% set c = b %}{% endfor %}{% endfor %}", "fuel"),
         ] {
             let error = chat(source, one).unwrap_err().to_string();
             assert!(error.contains(part), "{source}: {error}");
         }
+    }
+
+    /// What is text may look like an operator, and a function has one name in every build.
+    #[test]
+    fn what_is_no_operator() {
+        let source = "2 ** 3 / 1.5 {{ 7 // 2 }} {{ '1.5 / **' }} {{ raise_exception }}";
+        assert_eq!(chat(source, &[("user", "hi")]).unwrap(), "2 ** 3 / 1.5 3 1.5 / ** raise_exception");
     }
 
     /// Absent tools are none.

@@ -232,4 +232,23 @@ fn wrong_tokenizer() {
         &["tokens of the tokenizer is 287: must be 288 to 288"],
     );
     refused(|w| w.remove("tokenizer.ggml.token_type"), &["tokenizer.ggml.token_type is missing"]);
+    // What is cheap to write and costly to build or to search.
+    let renamed = |w: &mut GgufWriter, id: usize, name: String| {
+        let mut t = tokens(w);
+        t[id] = name;
+        w.strings("tokenizer.ggml.tokens", &t);
+    };
+    refused(|w| renamed(w, 256, "x".repeat(257)), &["length of token 256 is 257: must be 1 to 256"]);
+    refused(|w| renamed(w, 0, "x".repeat(1025)), &["length of token 0 is 1025: must be 1 to 1024"]);
+    let long = "x".repeat((1 << 20) + 1);
+    refused(|w| w.string("tokenizer.chat_template", &long), &["tokenizer.chat_template", "at most 1048576"]);
+    refused(
+        |w| {
+            let names: Vec<String> = (0..1 << 15).map(|id| format!("<{id}>")).collect();
+            w.strings("tokenizer.ggml.tokens", &names);
+            w.i32s("tokenizer.ggml.token_type", &[3; 1 << 15]);
+            w.strings::<&str>("tokenizer.ggml.merges", &[]);
+        },
+        &["special and added tokens is 32768: must be 0 to 16384"],
+    );
 }

@@ -14,7 +14,6 @@ mod wordpiece;
 
 use std::borrow::Cow;
 
-use parking_lot::Mutex;
 use serde_json::Value;
 use tokenizers::models::bpe::{Vocab, BPE};
 use tokenizers::normalizers::NFC;
@@ -42,8 +41,8 @@ pub struct Tokenizer {
     spec: TokenizerSpec,
     pieces: Vec<Vec<u8>>,
     bpe: tokenizers::Tokenizer,
-    /// Where the chat template is run, for one chat at a time: many that wait need no more memory than one.
-    sandbox: Option<Mutex<Sandbox>>,
+    /// Where the chat template is run.
+    sandbox: Option<Sandbox>,
     digest: Digest,
 }
 
@@ -66,12 +65,11 @@ impl Tokenizer {
             None => byte_level(&spec),
         }
         .map_err(fault)?;
-        let whole = |kind: &PieceKind| matches!(kind, PieceKind::Special | PieceKind::Added);
         let added: Vec<AddedToken> = spec
             .tokens
             .iter()
             .zip(&spec.kinds)
-            .filter(|(_, kind)| whole(kind))
+            .filter(|(_, kind)| kind.is_whole())
             .map(|(token, _)| AddedToken::from(token.clone(), true).normalized(false))
             .collect();
         bpe.add_special_tokens(&added);
@@ -107,7 +105,7 @@ impl Tokenizer {
 
     /// Runs the chat template in `sandbox` from now on; before, it is not run at all.
     pub fn set_sandbox(&mut self, sandbox: Sandbox) {
-        self.sandbox = Some(Mutex::new(sandbox));
+        self.sandbox = Some(sandbox);
     }
 
     /// The ids of a chat that the assistant is to continue.
@@ -139,7 +137,7 @@ impl Tokenizer {
         let sandbox = self.sandbox.as_ref();
         let sandbox =
             sandbox.ok_or_else(|| ModelError::Sandbox("there is no sandbox to run it in".into()))?;
-        sandbox.lock().run(&job)
+        sandbox.run(&job)
     }
 
     pub(in crate::model) fn job<'a>(&'a self, chat: Option<Chat<'a>>) -> Result<Job<'a>> {
@@ -179,7 +177,13 @@ impl Tokenizer {
 
     fn unspeakable(&self, text: &str, rest: &[u8]) -> ModelError {
         let at = text.len() - rest.len();
-        let byte = rest.iter().find(|byte| !self.pieces.iter().any(|piece| piece[..] == [**byte]));
+        let mut known = [false; 256];
+        for piece in &self.pieces {
+            if let [byte] = piece[..] {
+                known[usize::from(byte)] = true;
+            }
+        }
+        let byte = rest.iter().find(|byte| !known[usize::from(**byte)]);
         let byte = byte.map(|b| format!(" (byte 0x{b:02x})")).unwrap_or_default();
         invalid(
             "text",

@@ -13,6 +13,7 @@ use tokenizers::normalizers::{Prepend, Replace, Sequence};
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 
 use super::json::brief;
+use super::spec::MAX_MERGES;
 use super::{PieceKind, TokenizerSpec};
 use crate::model::error::{invalid, within, ModelError, Result};
 
@@ -20,7 +21,6 @@ use crate::model::error::{invalid, within, ModelError, Result};
 pub(super) const SPACE: &str = "▁";
 /// Longest normal piece, in bytes; SentencePiece's own are at most 16 characters unless it is told otherwise.
 const MAX_PIECE: u64 = 256;
-const MAX_MERGES: u64 = 1 << 22;
 
 /// Where a space is put in front of the text. A stretch is what is between special and added tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,6 +12,18 @@ pub(super) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+/// Most merges; Gemma's, the most that there are, are half as many.
+pub(super) const MAX_MERGES: u64 = 1 << 20;
+/// Greatest length of a token as it is written, in bytes; Llama 3's longest has 256. Texts of an answer grow by a token
+/// at a time.
+const MAX_TOKEN: u64 = 1024;
+/// Most tokens that are found in texts as a whole, and their greatest length in bytes: the automaton that finds them has a
+/// state for each of their bytes, and is built in the square of their number.
+const MAX_WHOLE: u64 = 1 << 14;
+const MAX_WHOLE_TOKEN: u64 = 256;
+/// Greatest length of a chat template, in bytes.
+const MAX_TEMPLATE: u64 = 1 << 20;
+
 /// Control tokens that end an answer in every vocabulary that has them, whatever else the files say: those at which
 /// llama.cpp ends. Files of one model differ in which of its end tokens they name.
 const END_TOKENS: [&str; 8] = [
@@ -111,6 +123,13 @@ pub enum PieceKind {
     Byte = 4,
 }
 
+impl PieceKind {
+    /// Whether it is found in a text as a whole, before the text is cut.
+    pub(super) fn is_whole(self) -> bool {
+        matches!(self, Self::Special | Self::Added)
+    }
+}
+
 impl From<PieceKind> for u8 {
     fn from(kind: PieceKind) -> u8 {
         kind as u8
@@ -146,16 +165,31 @@ pub struct TokenizerSpec {
     pub template: Option<String>,
 }
 
+/// Refuses a vocabulary with too many, too long or equal tokens; gives the ids of all.
+pub(super) fn check_tokens<'a>(
+    tokens: &'a [String],
+    kinds: &[PieceKind],
+) -> Result<BTreeMap<&'a str, usize>> {
+    let count = within("tokens of the tokenizer", tokens.len() as u64, 1, 1 << 20)?;
+    within("kinds of the tokens", kinds.len() as u64, count, count)?;
+    let whole = kinds.iter().filter(|kind| kind.is_whole()).count();
+    within("special and added tokens", whole as u64, 0, MAX_WHOLE)?;
+    let mut ids = BTreeMap::new();
+    for (id, (token, kind)) in tokens.iter().zip(kinds).enumerate() {
+        let most = if kind.is_whole() { MAX_WHOLE_TOKEN } else { MAX_TOKEN };
+        within(format!("length of token {id}"), token.len() as u64, 1, most)?;
+        if let Some(other) = ids.insert(token.as_str(), id) {
+            let bound = format!("token {other} is the same");
+            return Err(invalid(format!("token {id}"), format!("{token:?}"), bound));
+        }
+    }
+    Ok(ids)
+}
+
 impl TokenizerSpec {
     /// Refuses a description that contradicts itself.
     pub fn check(&self) -> Result<()> {
-        within("tokens of the tokenizer", self.tokens.len() as u64, 1, 1 << 20)?;
-        within(
-            "kinds of the tokens",
-            self.kinds.len() as u64,
-            self.tokens.len() as u64,
-            self.tokens.len() as u64,
-        )?;
+        let ids = check_tokens(&self.tokens, &self.kinds)?;
         let last = self.tokens.len() as u64 - 1;
         for (field, id) in [("bos", self.bos), ("eos", self.eos)] {
             within(field, id.unwrap_or(0).into(), 0, last)?;
@@ -163,19 +197,9 @@ impl TokenizerSpec {
         if self.add_bos && self.bos.is_none() {
             return Err(ModelError::missing("bos id, which every text is to begin with,"));
         }
-        let mut ids = BTreeMap::new();
-        for (id, token) in self.tokens.iter().enumerate() {
-            if token.is_empty() {
-                return Err(invalid(format!("token {id}"), "empty", "must have bytes"));
-            }
-            if let Some(other) = ids.insert(token.as_str(), id) {
-                return Err(invalid(
-                    format!("token {id}"),
-                    format!("{token:?}"),
-                    format!("token {other} is the same"),
-                ));
-            }
-        }
+        let template = self.template.as_ref().map_or(0, String::len);
+        within("length of the chat template", template as u64, 0, MAX_TEMPLATE)?;
+        within("merges of the tokenizer", self.merges.len() as u64, 0, MAX_MERGES)?;
         let mut seen = std::collections::BTreeSet::new();
         for merge @ &(left, right) in &self.merges {
             within("merged id", left.max(right).into(), 0, last)?;

@@ -4,10 +4,32 @@ use std::time::{Duration, Instant};
 
 use deepnode_worker::engine::{Engine, Options};
 use deepnode_worker::gateway::{ApiKeys, Limits, Settings};
+use deepnode_worker::model::synthetic;
 use reqwest::{Method, StatusCode};
 use serde_json::{json, Value};
 
-use super::{chat, engine, json_of, long, short, Server, CHAT, COMPLETIONS, SMALL};
+use super::{chat, engine, imported, json_of, long, short, Server, CHAT, COMPLETIONS, SMALL};
+
+/// Numbers beyond a half's range end the answer with an error that says so, whole or streamed, and no retry helps.
+#[tokio::test]
+async fn numbers_that_overflow() {
+    let model = imported(&synthetic::overflowing());
+    let server = Server::start(&model, engine(&model), Settings::default()).await;
+    let ask =
+        |stream: bool| json!({ "model": "test", "prompt": "the sea", "max_tokens": 4, "stream": stream });
+    let response = server.send(COMPLETIONS, &ask(false)).await.unwrap();
+    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(response.headers()["x-should-retry"], "false");
+    let error = json_of(response).await["error"].take();
+    assert_eq!(error["code"], "numeric");
+    assert_eq!(
+        error["message"],
+        "after 0 tokens the model's numbers are not finite: it cannot answer this prompt"
+    );
+    let streamed = server.send(COMPLETIONS, &ask(true)).await.unwrap().text().await.unwrap();
+    assert!(streamed.contains("\"code\":\"numeric\""), "{streamed}");
+    assert_eq!(server.metric("running").await, 0);
+}
 
 #[tokio::test]
 async fn what_cannot_be_answered_is_refused_by_name() {

@@ -1,5 +1,7 @@
 //! Chat templates that are made to harm the program that runs them.
 
+use std::time::{Duration, Instant};
+
 use super::*;
 
 /// A small model with a template of its own.
@@ -24,6 +26,8 @@ async fn harms_nothing_else(template: &str, reason: &str) {
     assert_eq!(server.ask(COMPLETIONS, &text).await["usage"]["completion_tokens"], 2);
 }
 
+/// Few instructions, each of which takes long.
+const SLOW_TEMPLATE: &str = "{% set x = 'é' * 9000000 %}{% for i in range(9000) %}{% for j in range(100) %}{% if x | length == 1 %}a{% endif %}{% endfor %}{% endfor %}";
 const MEMORY: &str = "stopped: it needs more than 256 MiB of memory, or nests values too deep";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,11 +48,25 @@ async fn overflows_the_stack_when_it_is_compiled() {
     harms_nothing_else(&format!("{{{{ 1{} }}}}", "+1".repeat(400_000)), MEMORY).await;
 }
 
-/// Few instructions, each of which takes long.
 #[tokio::test(flavor = "multi_thread")]
 async fn takes_long() {
-    let slow = "{% set x = 'é' * 9000000 %}{% for i in range(9000) %}{% for j in range(100) %}{% if x | length == 1 %}a{% endif %}{% endfor %}{% endfor %}";
-    harms_nothing_else(slow, "stopped: it takes more than 5 s").await;
+    harms_nothing_else(SLOW_TEMPLATE, "stopped: it takes more than 5 s").await;
+}
+
+/// Who went away while a template ran takes no thread with him: the next one is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn abandoned_chats_hold_nobody_up() {
+    let model = model_with(SLOW_TEMPLATE);
+    let server = Server::start(&model, engine(&model), Settings::default()).await;
+    let chat = json!({ "model": "test", "messages": [{ "role": "user", "content": "hi" }], "max_tokens": 2 });
+    let impatient = Duration::from_millis(100);
+    let chats = (0..120).map(|_| tokio::time::timeout(impatient, server.send(CHAT, &chat)));
+    assert!(join_all(chats).await.iter().all(Result::is_err), "none is answered so soon");
+    let started = Instant::now();
+    let text = json!({ "model": "test", "prompt": "The sea", "max_tokens": 2 });
+    assert_eq!(server.ask(COMPLETIONS, &text).await["usage"]["completion_tokens"], 2);
+    // Two of them were running: at most their time, on a machine that does other things too.
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
