@@ -38,7 +38,7 @@ pub enum Value<'a> {
     Ints(Vec<i64>),
     Floats(Vec<f32>),
     Strings(Vec<&'a str>),
-    /// An array of numbers that nothing here reads.
+    /// An array of numbers of another kind, none of which is read here.
     Other,
 }
 
@@ -308,17 +308,12 @@ impl<'a> Input<'a> {
             let (floats, _) = bytes.as_chunks::<4>();
             return Ok(Value::Floats(floats.iter().map(|x| f32::from_le_bytes(*x)).collect()));
         }
-        let mut ints = Vec::with_capacity(len as usize);
-        for element in bytes.chunks_exact(least as usize) {
-            match scalar(kind, element, key)? {
-                Value::Int(n) => match i64::try_from(n) {
-                    Ok(n) => ints.push(n),
-                    Err(_) => return Ok(Value::Other),
-                },
-                _ => return Ok(Value::Other),
-            }
-        }
-        Ok(Value::Ints(ints))
+        let (numbers, _) = bytes.as_chunks::<4>();
+        Ok(match kind {
+            4 => Value::Ints(numbers.iter().map(|n| u32::from_le_bytes(*n).into()).collect()),
+            5 => Value::Ints(numbers.iter().map(|n| i32::from_le_bytes(*n).into()).collect()),
+            _ => Value::Other,
+        })
     }
 
     fn record(&mut self, n: u64) -> Result<Record<'a>> {
