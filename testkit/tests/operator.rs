@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,9 @@ use deepnode_proto::deepnode::tasks::v1::{QueryEstimateTaskRequest, QueryEstimat
 use deepnode_proto::deepnode::workers::v1::query_client::QueryClient as Workers;
 use deepnode_proto::deepnode::workers::v1::QueryWorkerRequest;
 use deepnode_testkit::network::{engine_options, Network, Setup, BOND, CHAIN_ID};
-use deepnode_worker::cli::{cu, earnings, examine, status, Cli, Config, Device, Home, State, WorkerConfig};
+use deepnode_worker::cli::{
+    cu, earnings, examine, status, Check, Cli, Config, Device, Home, Role, State, WorkerConfig,
+};
 use deepnode_worker::engine::Engine;
 use deepnode_worker::gateway::{Gateway, Ledger, Settings, Terms};
 use deepnode_worker::metrics::Metrics;
@@ -66,6 +69,7 @@ fn free_port() -> std::net::SocketAddr {
 
 /// A home of the first worker, with the network's model.
 fn home_of(network: &Network, node: &str, name: &str, chain_id: &str, bond: u64) -> Home {
+    let listen = free_port();
     let config = Config {
         chain_id: chain_id.into(),
         node: node.into(),
@@ -79,7 +83,8 @@ fn home_of(network: &Network, node: &str, name: &str, chain_id: &str, bond: u64)
         huge_pages: false,
         nice: 0,
         worker: WorkerConfig {
-            listen: free_port(),
+            listen,
+            endpoint: format!("http://{listen}"),
             metrics: free_port().to_string(),
             bond,
             ..Default::default()
@@ -93,6 +98,10 @@ fn home_of(network: &Network, node: &str, name: &str, chain_id: &str, bond: u64)
     home
 }
 
+fn mended(checks: &[Check]) -> Vec<&'static str> {
+    checks.iter().filter(|check| check.state == State::Mend).map(|check| check.name).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_doctor_finds_a_worker_in_order_and_a_poor_one() {
     let network = Network::start(Setup::default());
@@ -101,7 +110,7 @@ async fn the_doctor_finds_a_worker_in_order_and_a_poor_one() {
     let address = node.address.to_string();
     let home_of =
         |name: &str, chain_id: &str, bond: u64| home_of(&network, &address, name, chain_id, bond).dir;
-    let checks = examine(&home_of("good", CHAIN_ID, 1_000_000), true).await;
+    let checks = examine(&home_of("good", CHAIN_ID, 1_000_000), Role::Run, true).await;
     let bad: Vec<_> = checks.iter().filter(|check| check.state == State::Mend).collect();
     assert!(bad.is_empty(), "{bad:?}");
     for name in ["node", "account", "worker", "on chain", "model", "port"] {
@@ -110,15 +119,85 @@ async fn the_doctor_finds_a_worker_in_order_and_a_poor_one() {
             "{name}: {checks:?}"
         );
     }
-    let mended = |checks: &[deepnode_worker::cli::Check]| -> Vec<&'static str> {
-        checks.iter().filter(|check| check.state == State::Mend).map(|check| check.name).collect()
-    };
-    let poor = examine(&home_of("poor", CHAIN_ID, 1 << 62), false).await;
+    let poor = examine(&home_of("poor", CHAIN_ID, 1 << 62), Role::Run, false).await;
     assert_eq!(mended(&poor), ["account"]);
     let endpoint = poor.iter().find(|check| check.name == "endpoint").unwrap();
     assert!(endpoint.state == State::Ok && endpoint.found.contains("not checked"), "{endpoint}");
-    let lost = examine(&home_of("lost", "another-chain", 1), false).await;
+    let lost = examine(&home_of("lost", "another-chain", 1), Role::Run, false).await;
     assert_eq!(mended(&lost), ["node"]);
+}
+
+/// What a worker needs, and its auditor or a gateway does not, is no fault of theirs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_doctor_asks_of_each_role_what_it_needs() {
+    let network = Network::start(Setup::default());
+    let _blocks = network.blocks(Duration::from_millis(20));
+    let node = network.node().await;
+    // No coins would do for this bond, and the port is taken.
+    let home = home_of(&network, &node.address.to_string(), "roles", CHAIN_ID, 1 << 62);
+    let _taken = std::net::TcpListener::bind(home.config.worker.listen).unwrap();
+    let found = async |role| examine(&home.dir, role, false).await;
+    assert_eq!(mended(&found(Role::Run).await), ["port", "account"]);
+    assert_eq!(mended(&found(Role::Gateway).await), [""; 0]);
+    // A worker's key audits for nobody.
+    let stranger = found(Role::Verify).await;
+    assert_eq!(mended(&stranger), ["auditor"]);
+    let remedy = stranger.iter().find(|check| check.name == "auditor").unwrap().remedy.as_deref().unwrap();
+    let address = network.workers()[0].address().to_string();
+    assert!(remedy.contains("tx audits register") && remedy.contains(&address), "{remedy}");
+
+    let validator = &network.validators()[0];
+    let keyring = home.keyring(Passphrase::Prompt).unwrap();
+    keyring.store("auditor", &validator.auditor).unwrap();
+    let config = Config { key: "auditor".into(), ..home.config.clone() };
+    std::fs::remove_file(home.dir.join("worker.toml")).unwrap();
+    Home::create(&home.dir, config).unwrap();
+    let checks = found(Role::Verify).await;
+    assert_eq!(mended(&checks), [""; 0]);
+    let auditors: Vec<_> = checks.iter().filter(|check| check.name == "auditor").collect();
+    let for_whom = format!("for {}", validator.operator.address());
+    assert!(matches!(auditors[..], [check] if check.found.contains(&for_whom)), "{auditors:?}");
+
+    // What it may be drawn for and has not got.
+    std::fs::remove_file(model_path(&home.models_folder(), &network.model().id())).unwrap();
+    let checks = found(Role::Verify).await;
+    let id = hex::encode(network.model().id());
+    let told = |check: &Check| check.state == State::Warning && check.found.contains(&id);
+    assert!(checks.iter().any(|check| check.name == "auditor" && told(check)), "{checks:?}");
+}
+
+/// A copy of a worker's home, on another machine: it starts where the first worker is gone, and not before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copied_home_starts_no_second_worker() {
+    let network = Network::start(Setup::default());
+    let _blocks = network.blocks(Duration::from_millis(20));
+    let node = network.node().await;
+    let first = network.work(0, 0, network.engines()).await;
+    let address = first.address;
+    let endpoint = || network.worker(&address, 0).endpoint;
+    let registered = endpoint();
+    let copy = home_of(&network, &node.address.to_string(), "copy", CHAIN_ID, 1);
+    // `deepnode-worker run`, as far as this test sees.
+    let run = || {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_dishonest-worker"));
+        program.arg("--home").arg(&copy.dir).args(["run", "--cheat", "token", "--honest-epochs", "1000000"]);
+        program.stdin(Stdio::null()).stderr(Stdio::piped());
+        program
+    };
+    let mut second = run();
+    let refused = tokio::task::spawn_blocking(move || second.output().unwrap()).await.unwrap();
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{error}");
+    let told = format!("worker {address} runs already, at {registered}: stop that process first");
+    assert!(error.contains(&told), "{error}");
+    assert_eq!(endpoint(), registered);
+
+    drop(first);
+    let mut second = run().stderr(Stdio::null()).spawn().unwrap();
+    let moved = || async { (endpoint() == copy.config.worker.endpoint).then_some(()) };
+    network.until("the copy has registered its endpoint", moved).await;
+    second.kill().unwrap();
+    second.wait().unwrap();
 }
 
 /// `status` and `doctor` beside a worker that runs.
@@ -159,7 +238,7 @@ async fn what_is_said_of_a_running_worker() {
     let reached = async |home: &Home| {
         std::fs::remove_file(home.dir.join("worker.toml")).unwrap();
         Home::create(&home.dir, home.config.clone()).unwrap();
-        let checks = examine(&home.dir, false).await;
+        let checks = examine(&home.dir, Role::Run, false).await;
         let check = checks.into_iter().find(|check| check.name == "endpoint").unwrap();
         (check.state, check.found)
     };
@@ -191,7 +270,7 @@ fn names(text: &str) -> BTreeSet<String> {
     words.map(plain).collect()
 }
 
-/// Every metric that the dashboard asks for is told by somebody.
+/// Every metric that the dashboard asks for is told by somebody, and it asks for all that a worker tells.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_dashboard_shows_what_there_is() {
     let network = Network::start(Setup::default());
@@ -220,14 +299,36 @@ async fn the_dashboard_shows_what_there_is() {
     assert!(asked.len() > 15, "{asked:?}");
     let missing: Vec<_> = asked.difference(&told).collect();
     assert!(missing.is_empty(), "the dashboard asks for {missing:?}");
-    for prefix in ["deepnode_block_", "deepnode_worker_tasks_", "deepnode_worker_gateway_"] {
+    let worker = names(&Metrics::default().text());
+    let unseen: Vec<_> = worker.difference(&asked).collect();
+    assert!(unseen.is_empty(), "the dashboard shows nothing of {unseen:?}");
+    for prefix in ["deepnode_block_", "deepnode_worker_gateway_"] {
         assert!(asked.iter().any(|name| name.starts_with(prefix)), "nothing of {prefix}");
     }
 }
 
-/// The units start programs with arguments that these know.
+/// What a shell makes of a word with one pair of braces at most.
+fn spelled_out(word: &str) -> Vec<String> {
+    let braces = word.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?)));
+    match braces {
+        Some((before, (parts, after))) => {
+            parts.split(',').map(|part| format!("{before}{part}{after}")).collect()
+        }
+        None => vec![word.into()],
+    }
+}
+
+/// The units start programs with arguments that these know; and the instructions put there what they start, and make what
+/// they read.
 #[test]
 fn the_units_start_what_there_is() {
+    let guide = std::fs::read_to_string(deploy().join("../docs/operating.md")).unwrap();
+    let guide = guide.split("\n## ").find(|part| part.starts_with("systemd")).unwrap();
+    // Whether a line that begins so has a word, with every brace written out as a shell does.
+    let says = |command: &str, wanted: &str| {
+        let words = guide.lines().filter(|line| line.starts_with(command)).flat_map(str::split_whitespace);
+        words.flat_map(spelled_out).any(|word| word == wanted)
+    };
     let mut found = BTreeSet::new();
     for entry in std::fs::read_dir(deploy().join("systemd")).unwrap() {
         let path = entry.unwrap().path();
@@ -245,6 +346,19 @@ fn the_units_start_what_there_is() {
             other => panic!("{other}"),
         };
         parsed.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        for installed in words.iter().filter_map(|word| word.strip_prefix("/usr/local/bin/")) {
+            let built = ["target/debug/", ".tools/bin/"].map(|folder| format!("{folder}{installed}"));
+            assert!(built.iter().any(|file| says("install -m 0755", file)), "nothing installs {installed}");
+        }
+        let home = format!("/var/lib/{}", value("StateDirectory").unwrap());
+        assert!(
+            command.contains(&home) && says("install -d -o deepnode -g deepnode -m 0700", &home),
+            "{home}"
+        );
+        let reads = text.lines().filter_map(|line| line.split_once("=").filter(|_| !line.starts_with('#')));
+        for file in reads.filter_map(|(_, v)| v.find("/etc/deepnode/").map(|at| &v[at..])) {
+            assert!(guide.contains(file), "nothing says how {file} is made");
+        }
         // The programs drain at SIGTERM, which takes a while.
         let seconds: u64 = value("TimeoutStopSec").unwrap().parse().unwrap();
         assert!(seconds > WorkerConfig::default().drain_seconds, "{}", path.display());

@@ -14,7 +14,7 @@ use crate::chain::Chain;
 use crate::journal::{AuditJournal, TaskJournal};
 use crate::model::Sandbox;
 use crate::recheck;
-use crate::run::{Engines, Executor, Pace, Registration, Worker};
+use crate::run::{check_alone, Engines, Executor, Pace, Registration, Worker};
 use crate::serving;
 use crate::verify::{self, Verifier};
 
@@ -85,6 +85,8 @@ pub fn run<E: Executor>(
         Pace { drain: Duration::from_secs(mine.drain_seconds), parallel: mine.parallel, ..Pace::default() };
     block_on(async {
         let chain: Arc<dyn Chain> = Arc::new(home.chain(signer).await?);
+        // The lock tells of this home alone, the chain of a copy of it too.
+        check_alone(&*chain).await?;
         let rechecked = recheck::watch(engines.all(), recheck::EVERY);
         let executor = Arc::new(executor(&home, engines, &chain)?);
         let worker = Worker::new(chain, executor, journal, blobs, registration, pace);

@@ -21,7 +21,7 @@ pub use bench::{cu, earnings, Earnings};
 pub use config::{Config, Home, WorkerConfig};
 pub use daemon::run;
 pub use device::Device;
-pub use doctor::{examine, Check, State};
+pub use doctor::{examine, Check, Role, State};
 pub use status::status;
 
 use std::path::PathBuf;

@@ -9,7 +9,7 @@ mod register;
 mod task;
 
 pub use executor::{Engines, Executor};
-pub use register::Registration;
+pub use register::{check_alone, Registration};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,5 +1,7 @@
 //! Being on the chain: registration, the list of models, a heartbeat an epoch.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use deepnode_proto::cosmos::base::v1beta1::Coin;
 use deepnode_proto::deepnode::models::v1::ModelStatus;
@@ -10,7 +12,10 @@ use deepnode_proto::{Any, AnyExt};
 
 use super::Worker;
 use crate::canon::Digest;
-use crate::chain::{Head, Order};
+use crate::chain::{Chain, Head, Order};
+
+/// How long whoever listens at the registered endpoint may take to say who it is.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What the worker says of itself on the chain.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +29,25 @@ pub struct Registration {
     pub hardware: String,
     /// Free capacity, CU a block; 0 stands for the speed that the class of its largest model asks for.
     pub declared: u64,
+}
+
+/// An error where another process works with this key already: under the endpoint that the chain has of this worker
+/// somebody answers as this worker. To be asked before this process serves. An endpoint at which nobody answers stands in
+/// nobody's way: the machine may be gone.
+pub async fn check_alone(chain: &dyn Chain) -> anyhow::Result<()> {
+    let address = chain.address();
+    let Some(record) = chain.worker(&address).await.context("asking for the registration")? else {
+        return Ok(());
+    };
+    let endpoint = &record.endpoint;
+    let asked = tokio::time::timeout(PATIENCE, deepnode_client::serving::status(endpoint)).await;
+    let Ok(Ok(status)) = asked else { return Ok(()) };
+    anyhow::ensure!(
+        (status.worker.as_str(), status.chain_id.as_str()) != (&address.to_string(), chain.chain_id()),
+        "worker {address} runs already, at {endpoint}: stop that process first, or take another key here \
+         (deepnode-worker init in another home); two receipts for one task bar a worker for ever"
+    );
+    Ok(())
 }
 
 impl Worker {

@@ -1,4 +1,4 @@
-//! The node, and what the chain says of this worker and its models.
+//! The node, and what the chain says of the account, of its worker or auditor, and of the models.
 
 use std::time::Duration;
 
@@ -6,23 +6,29 @@ use deepnode_client::keyring::Passphrase;
 use deepnode_client::{Client, ClientError};
 use deepnode_proto::cosmos::bank::v1beta1::query_client::QueryClient as Bank;
 use deepnode_proto::cosmos::bank::v1beta1::QueryBalanceRequest;
+use deepnode_proto::cosmos::base::query::v1beta1::PageRequest;
+use deepnode_proto::deepnode::audits::v1::query_client::QueryClient as Audits;
+use deepnode_proto::deepnode::audits::v1::{self as audits, Auditor, QueryAuditorsRequest};
 use deepnode_proto::deepnode::beacon::v1::query_client::QueryClient as Beacon;
 use deepnode_proto::deepnode::beacon::v1::QueryValueRequest;
-use deepnode_proto::deepnode::models::v1::ModelStatus;
+use deepnode_proto::deepnode::models::v1::query_client::QueryClient as Models;
+use deepnode_proto::deepnode::models::v1::{ModelStatus, QueryModelsRequest};
 use deepnode_proto::deepnode::workers::v1::query_client::QueryClient as Workers;
-use deepnode_proto::deepnode::workers::v1::{QueryWorkerRequest, WorkerStatus};
+use deepnode_proto::deepnode::workers::v1::{QueryWorkerRequest, Worker, WorkerStatus};
 use deepnode_tx::Address;
 use tonic::Code;
 
-use super::{Check, Home};
+use super::{Check, Home, Role};
 
 /// How long a chain may take for its next block.
 const PATIENCE: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(200);
 /// udn besides the bond that transactions need for a while.
 const FEES: u128 = 1_000_000;
+/// Most auditors, and most models, that are looked at.
+const MOST: u64 = 1000;
 
-pub async fn examine(home: &Home) -> Vec<Check> {
+pub async fn examine(home: &Home, role: Role) -> Vec<Check> {
     let (node, chain_id) = (&home.config.node, &home.config.chain_id);
     let client = match Client::connect(node).await.and_then(|client| client.expect_chain(chain_id)) {
         Ok(client) => client,
@@ -32,12 +38,17 @@ pub async fn examine(home: &Home) -> Vec<Check> {
         }
     };
     let mut checks = vec![blocks(&client).await];
-    checks.extend(comet(&home.config.comet).await);
+    // A gateway looks by the clock.
+    if role != Role::Gateway {
+        checks.extend(comet(&home.config.comet).await);
+    }
     let key =
         home.keyring(Passphrase::Prompt).and_then(|keyring| Ok(keyring.show(&home.config.key)?.address));
-    match account(&client, home, key.ok()).await {
-        Ok(found) => checks.extend(found),
-        Err(error) => checks.push(Check::mend("account", error.to_string(), "see the node's log")),
+    if let Ok(address) = key {
+        match account(&client, home, role, address).await {
+            Ok(found) => checks.extend(found),
+            Err(error) => checks.push(Check::mend("account", error.to_string(), "see the node's log")),
+        }
     }
     for id in home.models().unwrap_or_default() {
         checks.push(model(&client, &hex::encode(id)).await);
@@ -89,33 +100,51 @@ async fn comet(url: &str) -> Option<Check> {
     })
 }
 
-async fn account(client: &Client, home: &Home, key: Option<Address>) -> Result<Vec<Check>, ClientError> {
-    let Some(address) = key else { return Ok(Vec::new()) };
-    let failed = |what: &'static str| {
-        move |status: tonic::Status| ClientError::Query {
-            what,
-            code: status.code(),
-            message: status.message().into(),
-        }
-    };
+fn failed(what: &'static str) -> impl Fn(tonic::Status) -> ClientError {
+    move |status| ClientError::Query { what, code: status.code(), message: status.message().into() }
+}
+
+/// The account's coins, and what the chain knows of it in its role.
+async fn account(
+    client: &Client,
+    home: &Home,
+    role: Role,
+    address: Address,
+) -> Result<Vec<Check>, ClientError> {
     let request = QueryBalanceRequest { address: address.to_string(), denom: "udn".into() };
     let answer = Bank::new(client.channel()).balance(request).await.map_err(failed("balance"))?;
     let amount = answer.into_inner().balance.map(|coin| coin.amount).unwrap_or_default();
     let balance: u128 = amount.parse().unwrap_or(0);
 
-    let request = QueryWorkerRequest { address: address.to_string() };
-    let worker = match Workers::new(client.channel()).worker(request).await {
-        Ok(answer) => answer.into_inner().worker,
-        Err(status) if status.code() == Code::NotFound => None,
-        Err(status) => return Err(failed("worker")(status)),
+    let (needed, what_for, mut checks) = match role {
+        Role::Run => {
+            let worker = worker_of(client, &address).await?;
+            let bond = if worker.is_some() { 0 } else { u128::from(home.config.worker.bond) };
+            (FEES + bond, "bond and fees need", vec![worker_check(worker)])
+        }
+        Role::Verify => (FEES, "fees need", auditor(client, home, &address).await?),
+        Role::Gateway => (FEES, "answers and fees need at least", Vec::new()),
     };
-    let needed = if worker.is_some() { FEES } else { FEES + u128::from(home.config.worker.bond) };
     let found = format!("{address} has {balance} udn");
-    let mut checks = vec![match balance < needed {
+    let coins = match balance < needed {
         false => Check::ok("account", found),
-        true => Check::mend("account", found, format!("send it coins: bond and fees need {needed} udn")),
-    }];
-    checks.push(match worker {
+        true => Check::mend("account", found, format!("send it coins: {what_for} {needed} udn")),
+    };
+    checks.insert(0, coins);
+    Ok(checks)
+}
+
+async fn worker_of(client: &Client, address: &Address) -> Result<Option<Worker>, ClientError> {
+    let request = QueryWorkerRequest { address: address.to_string() };
+    match Workers::new(client.channel()).worker(request).await {
+        Ok(answer) => Ok(answer.into_inner().worker),
+        Err(status) if status.code() == Code::NotFound => Ok(None),
+        Err(status) => Err(failed("worker")(status)),
+    }
+}
+
+fn worker_check(worker: Option<Worker>) -> Check {
+    match worker {
         None => Check::ok("worker", "not registered yet; `run` does it"),
         Some(worker) if worker.status() == WorkerStatus::Barred => Check::mend(
             "worker",
@@ -131,8 +160,57 @@ async fn account(client: &Client, home: &Home, key: Option<Address>) -> Result<V
             let status = worker.status().as_str_name().trim_start_matches("WORKER_STATUS_").to_lowercase();
             Check::ok("worker", format!("{status}, {} udn bonded, backs {}", worker.bond, worker.validator))
         }
-    });
+    }
+}
+
+/// Whether a validator has this key audit for it, and whether what it may be drawn for is here.
+async fn auditor(client: &Client, home: &Home, address: &Address) -> Result<Vec<Check>, ClientError> {
+    let pagination = Some(PageRequest { limit: MOST, ..Default::default() });
+    let mut query = Audits::new(client.channel());
+    let request = QueryAuditorsRequest { pagination: pagination.clone() };
+    let auditors = query.auditors(request).await.map_err(failed("auditors"))?.into_inner().auditors;
+    let Some(auditor) = auditors.into_iter().find(|a| a.auditor == address.to_string()) else {
+        let remedy = format!(
+            "its operator names it: `deepnoded tx audits register OPERATOR {address} CLASSES DEPOSIT`"
+        );
+        return Ok(vec![Check::mend("auditor", format!("no validator lets {address} audit for it"), remedy)]);
+    };
+    let params = query.params(audits::QueryParamsRequest {}).await.map_err(failed("parameters of audits"))?;
+    let least = params.into_inner().params.unwrap_or_default().min_deposit;
+    let mut checks = vec![registered(&auditor, &least)];
+
+    let answer = Models::new(client.channel()).models(QueryModelsRequest { pagination }).await;
+    let here = home.models().unwrap_or_default();
+    let missing = |model: &deepnode_proto::deepnode::models::v1::Model| {
+        let drawn_for = model.status() == ModelStatus::Active && auditor.classes.contains(&model.class);
+        drawn_for && !here.iter().any(|id| id[..] == model.id)
+    };
+    for model in answer.map_err(failed("models"))?.into_inner().models.into_iter().filter(missing) {
+        checks.push(Check::warning(
+            "auditor",
+            format!("model {} ({}) of class {} is not here", hex::encode(&model.id), model.name, model.class),
+            "import it: an audit of it would be a missed duty; or register without its class",
+        ));
+    }
     Ok(checks)
+}
+
+fn registered(auditor: &Auditor, least: &str) -> Check {
+    let Auditor { validator, classes, deposit, missed, .. } = auditor;
+    let found = format!(
+        "audits {} for {validator}, {deposit} udn deposited, {missed} duties missed",
+        classes.join(", ")
+    );
+    match (deposit.parse::<u128>(), least.parse::<u128>()) {
+        (Ok(deposit), Ok(least)) if deposit < least => Check::mend(
+            "auditor",
+            found,
+            format!(
+                "the operator registers it again and adds to the deposit: below {least} udn it is not drawn"
+            ),
+        ),
+        _ => Check::ok("auditor", found),
+    }
 }
 
 async fn model(client: &Client, id: &str) -> Check {

@@ -1,4 +1,4 @@
-//! `doctor`: what stands in the way of a worker on this machine, each with the way to mend it.
+//! `doctor`: what stands in the way of a worker, a verifier or a gateway on this machine, each with the way to mend it.
 
 mod chain;
 mod machine;
@@ -62,8 +62,22 @@ impl fmt::Display for Check {
     }
 }
 
+/// What a home is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Role {
+    /// A worker.
+    Run,
+    /// The auditor of a validator.
+    Verify,
+    /// A gateway in front of the chain, whose answers others compute.
+    Gateway,
+}
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
+    /// The command that this home is for: run by default, gateway with --gateway.
+    #[arg(long = "for", value_name = "COMMAND")]
+    role: Option<Role>,
     #[arg(long)]
     json: bool,
     /// Reads every weight of the models and compares it with their ids.
@@ -79,7 +93,9 @@ pub(super) struct Args {
 
 /// An error if something is to be mended.
 pub(super) fn run(global: &Global, args: Args) -> anyhow::Result<()> {
-    let mut checks = block_on(async { Ok(examine(&global.home, args.weights).await) })?;
+    let implied = if args.gateway.is_some() { Role::Gateway } else { Role::Run };
+    let role = args.role.unwrap_or(implied);
+    let mut checks = block_on(async { Ok(examine(&global.home, role, args.weights).await) })?;
     if let Some(listen) = args.gateway {
         checks.extend(setup::gateway(listen, args.api_key_file.as_deref()));
     }
@@ -94,11 +110,16 @@ pub(super) fn run(global: &Global, args: Args) -> anyhow::Result<()> {
     }
 }
 
-/// Looks at a home folder, this machine, and the chain. Changes nothing.
-pub async fn examine(dir: &Path, weights: bool) -> Vec<Check> {
+/// Looks at a home folder, this machine, and the chain, for what one command needs. Changes nothing.
+pub async fn examine(dir: &Path, role: Role, weights: bool) -> Vec<Check> {
     let home = Home::open(dir);
-    let device = home.as_ref().ok().map(|home| home.config.device);
-    let mut checks = vec![machine::processor(), machine::gpu(device), machine::clock(), machine::disk(dir)];
+    let computes = role != Role::Gateway;
+    let mut checks = Vec::new();
+    if computes {
+        let device = home.as_ref().ok().map(|home| home.config.device);
+        checks.extend([machine::processor(), machine::gpu(device)]);
+    }
+    checks.extend([machine::clock(), machine::disk(dir)]);
     let home = match home {
         Ok(home) => home,
         Err(error) => {
@@ -111,10 +132,14 @@ pub async fn examine(dir: &Path, weights: bool) -> Vec<Check> {
     checks.extend(setup::key(&home));
     let (models, sizes) = setup::models(&home, weights);
     checks.extend(models);
-    checks.push(machine::memory(sizes.iter().map(|size| size.file).sum()));
-    let halves: Vec<u64> = sizes.iter().map(|size| size.halves).collect();
-    checks.extend(machine::card_memory(home.config.device, &halves));
-    checks.extend(setup::ports(&home).await);
-    checks.extend(chain::examine(&home).await);
+    if computes {
+        checks.push(machine::memory(sizes.iter().map(|size| size.file).sum()));
+        let halves: Vec<u64> = sizes.iter().map(|size| size.halves).collect();
+        checks.extend(machine::card_memory(home.config.device, &halves));
+    }
+    if role == Role::Run {
+        checks.extend(setup::ports(&home).await);
+    }
+    checks.extend(chain::examine(&home, role).await);
     checks
 }
