@@ -1,6 +1,7 @@
 //! The answers to a request as they come, in text, and what carries them: `stream`, or one JSON body here.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use axum::http::header::HeaderName;
@@ -10,6 +11,7 @@ use axum::Json;
 use serde_json::{json, Value};
 use tokio::time::{timeout_at, Instant};
 
+use super::access::Access;
 use super::backend::{Event, Events, Place};
 use super::calls::{Call, Calls, Offered, Piece};
 use super::errors::{ApiError, Result};
@@ -114,6 +116,8 @@ pub struct Answer {
     /// The gravest error of a choice.
     error: Option<ApiError>,
     deadline: Instant,
+    /// Logged when the answer is over.
+    access: Arc<Access>,
 }
 
 /// One of the answers, as it grows.
@@ -196,6 +200,7 @@ impl Answer {
         let model = &self.gateway.model;
         let choice = &mut self.choices[number as usize];
         choice.tokens += 1;
+        self.access.output_tokens.fetch_add(1, Ordering::Relaxed);
         // An end token is no text, whatever its piece.
         if model.arch().eos.contains(&token) {
             return;
@@ -364,12 +369,14 @@ pub struct Asked {
     pub offered: Option<Offered>,
     pub options: Options,
     pub deadline: Instant,
+    pub access: Arc<Access>,
 }
 
 impl Asked {
     pub async fn answer(self, gateway: Arc<Gateway>, place: Place) -> Result<Response> {
-        let Self { shape, prompt, prompt_field, offered, options, deadline } = self;
+        let Self { shape, prompt, prompt_field, offered, options, deadline, access } = self;
         let prompt_tokens = prompt.len();
+        access.prompt_tokens.store(prompt_tokens, Ordering::Relaxed);
         let context = gateway.backend.context(gateway.model.arch().context);
         let job = options.job(prompt, prompt_field, context)?;
         let head = Head::new(&gateway, shape, options.seed)?;
@@ -386,6 +393,7 @@ impl Asked {
             prompt_tokens,
             error: None,
             deadline,
+            access,
         };
         match options.stream {
             true => Ok(stream::response(answer, head, options.include_usage)),

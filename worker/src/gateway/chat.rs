@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::response::Response;
+use axum::Extension;
 use serde_json::{json, Map, Value};
 
+use super::access::Access;
 use super::answer::{deadline, Asked, Shape};
 use super::calls::Offered;
 use super::door::aside;
@@ -20,7 +22,11 @@ const MESSAGES_BOUND: &str = "a list of messages";
 const MAX_TOP_LOGPROBS: i64 = 20;
 const MODEL_READS_TEXT: &str = "the model reads text alone";
 
-pub async fn create(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response> {
+pub async fn create(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(access): Extension<Arc<Access>>,
+    request: Request,
+) -> Result<Response> {
     let (deadline, caller) = (deadline(&gateway), keys::caller(&request));
     let mut fields = Fields::read(request, gateway.settings.limits.body).await?;
     let name = fields.string("model")?.ok_or_else(|| ApiError::missing("model", "a model's id"))?;
@@ -41,8 +47,10 @@ pub async fn create(State(gateway): State<Arc<Gateway>>, request: Request) -> Re
     let offered = tools.as_ref().and_then(|tools| Offered::new(template, tools));
     let encode = move || encode(&model, &messages, tools.as_ref());
     let prompt = aside(gateway.model.readers(), gateway.settings.timeout, deadline, encode).await?;
-    let asked = Asked { shape: Shape::Chat, prompt, prompt_field: "messages", offered, options, deadline };
-    asked.answer(gateway, place).await
+    let shape = Shape::Chat;
+    Asked { shape, prompt, prompt_field: "messages", offered, options, deadline, access }
+        .answer(gateway, place)
+        .await
 }
 
 fn encode(model: &Model, messages: &[Value], tools: Option<&Value>) -> Result<Vec<u32>> {

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::response::Response;
+use axum::Extension;
 use serde_json::{json, Value};
 
+use super::access::Access;
 use super::answer::{deadline, Asked, Shape};
 use super::door::aside;
 use super::errors::{shown, ApiError, Result};
@@ -25,7 +27,11 @@ enum Prompt {
     Tokens(Vec<u32>),
 }
 
-pub async fn create(State(gateway): State<Arc<Gateway>>, request: Request) -> Result<Response> {
+pub async fn create(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(access): Extension<Arc<Access>>,
+    request: Request,
+) -> Result<Response> {
     let (deadline, caller) = (deadline(&gateway), keys::caller(&request));
     let mut fields = Fields::read(request, gateway.settings.limits.body).await?;
     let name = fields.string("model")?.ok_or_else(|| ApiError::missing("model", "a model's id"))?;
@@ -47,7 +53,7 @@ pub async fn create(State(gateway): State<Arc<Gateway>>, request: Request) -> Re
     let encode = move || prompt.encode(&model);
     let prompt = aside(gateway.model.readers(), gateway.settings.timeout, deadline, encode).await?;
     let shape = Shape::Completion;
-    Asked { shape, prompt, prompt_field: "prompt", offered: None, options, deadline }
+    Asked { shape, prompt, prompt_field: "prompt", offered: None, options, deadline, access }
         .answer(gateway, place)
         .await
 }

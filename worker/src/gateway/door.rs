@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{timeout_at, Instant};
 
+use super::access::Access;
 use super::errors::{self, ApiError, Result};
 use super::keys::{self, ApiKeys};
 use super::metrics::Metrics;
@@ -71,9 +72,10 @@ pub async fn serve(
     }
 }
 
-/// Counts every answer. Without keys it serves those alone who call this machine by a local name: a web page could
+/// Counts every answer, and logs it. Without keys it serves those alone who call this machine by a local name: a web page could
 /// otherwise let its own name resolve to 127.0.0.1 and use the API from a visitor's browser.
-async fn receive(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
+async fn receive(State(door): State<Arc<Door>>, mut request: Request, next: Next) -> Response {
+    let access = Access::begin(&mut request);
     let host = request.headers().get(HOST).map(|host| host.to_str().unwrap_or_default().to_string());
     let response = match host {
         Some(host) if door.keys.is_empty() && !is_local(&host) => {
@@ -82,6 +84,7 @@ async fn receive(State(door): State<Arc<Door>>, request: Request, next: Next) ->
         _ => next.run(request).await,
     };
     door.metrics.answered(response.status());
+    access.answered(response.status());
     response
 }
 

@@ -5,8 +5,10 @@
 //! A request passes `fields` (its JSON, field by field), an endpoint (`chat`, `completions`), `options` (what both have
 //! in common), the `backend` (who answers: the `scheduler` of this process' engine, or the workers of a `chain`) and
 //! `answer`, which `stream` or one JSON body carries back. `calls` finds tool calls in it. `embeddings` serves an encoder,
-//! alone or beside the model; `door` is what all requests pass.
+//! alone or beside the model; `door` is what all requests pass, and `access` the log of
+//! them.
 
+mod access;
 mod answer;
 mod backend;
 mod calls;

@@ -10,7 +10,7 @@ pub use fetch::{Evidence, Fetcher};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use deepnode_client::ClientError;
@@ -23,7 +23,7 @@ use tokio::sync::{oneshot, watch, Semaphore};
 
 use crate::canon::{DeviceError, Digest};
 use crate::chain::Chain;
-use crate::engine::EngineError;
+use crate::engine::{Claim, EngineError};
 use crate::journal::{AuditJournal, Sealed};
 use crate::request;
 use crate::run::Engines;
@@ -294,7 +294,12 @@ impl Verifier {
     fn recompute_all(&self, model: &Digest, waiting: Vec<Waiting>) {
         let Some((model, engine)) = self.engines.get(model) else { return };
         let questions: Vec<_> = waiting.iter().map(|waiting| waiting.examined.question(model)).collect();
+        let tokens = |claim: &Claim<'_>| claim.request.prompt.len() + claim.output.len();
+        let tokens: usize = questions.iter().map(|question| tokens(&question.claim)).sum();
+        let began = Instant::now();
         let answers = engine.audits(&questions, &self.cancel);
+        let milliseconds = began.elapsed().as_millis() as u64;
+        tracing::info!(receipts = questions.len(), tokens, milliseconds, "recomputed");
         drop(questions);
         match answers {
             Ok(answers) => {

@@ -7,10 +7,11 @@ mod failing;
 mod together;
 mod verdicts;
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use chain::{key, FakeChain, CHAIN_ID, RETENTION};
@@ -89,6 +90,22 @@ pub fn ask(model: &Model, input: &[u8], kind: InputKind, temperature: u32) -> Re
             seed: Vec::new(),
         }),
         stop: vec!["never this".into()],
+    }
+}
+
+/// What verifiers logged, of all tests here.
+static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+/// Writes to [`LOG`].
+struct Log;
+
+impl Write for Log {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        LOG.lock().unwrap().write(text)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -223,6 +240,8 @@ fn addresses() -> (Address, Address, Address) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_from_its_input_to_its_verdict() {
+    let log = tracing_subscriber::fmt().with_env_filter("deepnode_worker::verify=info");
+    log.with_ansi(false).with_writer(|| Log).init();
     let home = tempfile::tempdir().unwrap();
     let model = small_model(home.path());
     let chain = FakeChain::new(key(1));
@@ -281,6 +300,9 @@ async fn a_task_from_its_input_to_its_verdict() {
     until("the audit is over", || chain.audit_now(audit).phase() == Phase::Closed).await;
     let member = chain.audit_now(audit).members[0].clone();
     assert_eq!(member.verdict(), Verdict::Right);
+    let told = String::from_utf8(LOG.lock().unwrap().clone()).unwrap();
+    let cost = format!("recomputed receipts=1 tokens={} milliseconds=", prompt.len() + tokens.len());
+    assert!(told.contains(&cost), "{told}");
     let params = request::sampling(&chain.task_now(id)).unwrap();
     let ask = chain.task_now(id).request.unwrap();
     let claim = engine::Claim {

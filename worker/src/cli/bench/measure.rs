@@ -1,6 +1,7 @@
 //! Tokens a second, and how much of the memory's speed they reach.
 
 use std::fmt;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -8,7 +9,7 @@ use serde::Serialize;
 use super::cost::{bytes_a_token, cu};
 use crate::canon::sample::argmax;
 use crate::canon::SamplingParams;
-use crate::engine::{Batch, Engine, Event, Job, Limits};
+use crate::engine::{Batch, Claim, Engine, Event, Generation, Job, Limits, Question, Request, Stop};
 use crate::model::Model;
 
 /// Tokens of a prompt, and of an answer, where the context has room for them.
@@ -32,6 +33,10 @@ pub(super) struct Figures {
     together: usize,
     /// Of so many answers together.
     together_tokens_a_second: f64,
+    /// Milliseconds of one answer with its prompt and the commitment to its trace.
+    produced_ms: f64,
+    /// Milliseconds of a whole audit of that answer: what `verify` computes of a receipt.
+    audit_ms: f64,
     /// None on a card, whose own memory nothing here measures.
     memory: Option<Memory>,
     cu_a_second_alone: f64,
@@ -63,6 +68,7 @@ impl Figures {
         let (alone, _) = best(|| batch(model, engine, vec![prompt()], output))?;
         let (together, rate) =
             best(|| batch(model, engine, (0..TOGETHER).map(|_| prompt()).collect(), output))?;
+        let (produced, audited) = best(|| audit(engine, &prompt(), output))?;
         let cu = cu(arch, input as u32, output as u32) as f64;
         Ok(Self {
             input,
@@ -71,6 +77,8 @@ impl Figures {
             decode_tokens_a_second: decode,
             together: TOGETHER,
             together_tokens_a_second: rate,
+            produced_ms: 1e3 / produced,
+            audit_ms: 1e3 / audited,
             memory: engine.on_processor().then(|| Memory {
                 reached_gb_a_second: decode * bytes_a_token(&model.weights()) as f64 / 1e9,
                 sum_gb_a_second: read_rate(threads) / 1e9,
@@ -134,6 +142,23 @@ fn batch(
     Ok((tokens as f64 / wanted as f64 / seconds, tokens as f64 / seconds))
 }
 
+/// Answers a second, made one after another as for a receipt, and audits of them a second.
+fn audit(engine: &Engine, prompt: &[u32], output: usize) -> anyhow::Result<(f64, f64)> {
+    let never = AtomicBool::new(false);
+    let mut session = engine.session(prompt.len() + output)?;
+    let params = &SamplingParams::GREEDY;
+    let request = Request { prompt, params, max_output: output as u32, stop: Stop::NONE };
+    let began = Instant::now();
+    let Generation { tokens, finish, trace_root, .. } = session.generate(&request, &mut |_| (), &never)?;
+    let produced = began.elapsed();
+    let claim = Claim { request, output: &tokens, finish, trace_root, leaves: None };
+    let began = Instant::now();
+    let found = engine.audit(&Question { claim, beacon: [0; 32], receipt: [0; 32] }, &never)?;
+    let audited = began.elapsed();
+    anyhow::ensure!(found.agrees(), "an audit of this machine's own answer does not agree with it");
+    Ok((1.0 / produced.as_secs_f64(), 1.0 / audited.as_secs_f64()))
+}
+
 /// Bytes a second that so many threads sum up.
 fn read_rate(threads: usize) -> f64 {
     let data = vec![1u64; READ / 8];
@@ -160,6 +185,12 @@ impl fmt::Display for Figures {
             f,
             "decode, {together} together    {:.1} tokens/s, their prompts included",
             self.together_tokens_a_second
+        )?;
+        let (audit, produced) = (self.audit_ms, self.produced_ms);
+        writeln!(
+            f,
+            "audit                 {audit:.1} ms, 1/{:.1} of the {produced:.1} ms that the answer takes ({input} tokens in, {output} out)",
+            produced / audit
         )?;
         if let Some(Memory { reached_gb_a_second: reached, sum_gb_a_second: sum }) = &self.memory {
             let part = 100.0 * reached / sum;
@@ -189,11 +220,16 @@ mod tests {
             decode_tokens_a_second: 1.0,
             together: 8,
             together_tokens_a_second: 1.0,
+            produced_ms: 9.0,
+            audit_ms: 2.0,
             memory: Some(Memory { reached_gb_a_second: 6.0, sum_gb_a_second: 8.0 }),
             cu_a_second_alone: 1.0,
             cu_a_second_together: 1.0,
         };
         assert!(figures.to_string().contains("6.0 GB/s of weights, 75% of the 8.0 GB/s"));
+        let audit =
+            "audit                 2.0 ms, 1/4.5 of the 9.0 ms that the answer takes (1 tokens in, 1 out)";
+        assert!(figures.to_string().contains(audit), "{figures}");
         figures.memory = None;
         let text = figures.to_string();
         assert!(text.contains("decode") && !text.contains("memory") && !text.contains('%'), "{text}");
