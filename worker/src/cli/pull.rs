@@ -19,6 +19,7 @@ use crate::model::{model_path, AnyModel};
 
 /// Attempts without a new byte after which a transfer is given up.
 const ATTEMPTS: u32 = 5;
+const REPLACED: &str = "another file is there now";
 /// First bytes of a model that was imported elsewhere.
 const IMPORTED: &[u8; 8] = b"deepnode";
 
@@ -129,36 +130,51 @@ fn open(text: &str) -> anyhow::Result<(Box<dyn ObjectStore>, Key)> {
     object_store::parse_url_opts(&url, options).with_context(|| text.to_owned())
 }
 
+/// Where what came of this version of a file is kept. What came of earlier ones is of no use any more, and removed.
+fn part_of(url: &str, meta: &ObjectMeta, folder: &Path) -> std::io::Result<PathBuf> {
+    let short = |text: &str| blake3::hash(text.as_bytes()).to_hex()[..16].to_owned();
+    let of_url = format!(".pull-{}-", short(url));
+    let version = format!("{}\n{:?}\n{}", meta.size, meta.e_tag, meta.last_modified);
+    let part = format!("{of_url}{}.part", short(&version));
+    for entry in std::fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        if name.to_string_lossy().starts_with(&of_url) && *name != *part {
+            std::fs::remove_file(folder.join(name))?;
+        }
+    }
+    Ok(folder.join(part))
+}
+
 /// Transfers a file into a folder, going on from what an earlier attempt left; answers where it is.
 async fn fetch(url: &str, folder: &Path) -> anyhow::Result<PathBuf> {
     let (store, key) = open(url)?;
-    let meta = store.head(&key).await.with_context(|| url.to_owned())?;
-    // Another file under the same URL begins anew.
-    let version = format!("{url}\n{}\n{:?}\n{}", meta.size, meta.e_tag, meta.last_modified);
-    let part = folder.join(format!(".pull-{}.part", &blake3::hash(version.as_bytes()).to_hex()[..16]));
     let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}")?;
-    let bar = ProgressBar::new(meta.size).with_style(style);
+    let bar = ProgressBar::new(0).with_style(style);
+    let length = |part: &Path| std::fs::metadata(part).map_or(0, |meta| meta.len());
     let mut failures = 0;
-    loop {
-        let before = std::fs::metadata(&part).map_or(0, |meta| meta.len());
+    let part = loop {
+        // Asked at each attempt: another file under the same URL begins anew.
+        let meta = store.head(&key).await.with_context(|| url.to_owned())?;
+        let part = part_of(url, &meta, folder)?;
+        bar.set_length(meta.size);
+        let before = length(&part);
         match transfer(&*store, &key, &meta, &part, &bar).await {
-            Ok(()) => break,
+            Ok(()) => break part,
             // On a full disk nothing is left that would keep it so.
             Err(error) if is_full(&error) => {
                 let _ = std::fs::remove_file(&part);
                 return Err(error.context(url.to_owned()));
             }
             Err(error) => {
-                let after = std::fs::metadata(&part).map_or(0, |meta| meta.len());
-                failures = if after > before { 1 } else { failures + 1 };
+                failures = if length(&part) > before { 1 } else { failures + 1 };
                 if failures == ATTEMPTS {
                     return Err(error.context(url.to_owned()));
                 }
-                tracing::warn!(error = format!("{error:#}"), "the transfer broke off; trying on");
+                bar.suspend(|| eprintln!("the transfer broke off, trying on: {error:#}"));
                 tokio::time::sleep(std::time::Duration::from_millis(200 << failures)).await;
             }
         }
-    }
+    };
     bar.finish_and_clear();
     Ok(part)
 }
@@ -167,6 +183,12 @@ async fn fetch(url: &str, folder: &Path) -> anyhow::Result<PathBuf> {
 fn is_full(error: &anyhow::Error) -> bool {
     let full = |io: &std::io::Error| io.kind() == std::io::ErrorKind::StorageFull;
     error.chain().any(|cause| cause.downcast_ref().is_some_and(full))
+}
+
+/// Whether two answers are about one version of a file, as far as the server tells.
+fn same(a: &ObjectMeta, b: &ObjectMeta) -> bool {
+    let by_tag = a.e_tag.as_ref().zip(b.e_tag.as_ref()).map(|(a, b)| a == b);
+    a.size == b.size && by_tag.unwrap_or(a.last_modified == b.last_modified)
 }
 
 /// Appends what is missing.
@@ -187,18 +209,26 @@ async fn transfer(
     }
     bar.set_position(have);
     if have < meta.size {
-        let range = (have > 0).then_some(GetRange::Offset(have));
-        let answer = store.get_opts(key, GetOptions { range, ..GetOptions::default() }).await;
-        let answer = match answer {
-            // A server that knows no ranges.
+        // A weak tag matches nothing: what comes is compared besides.
+        let if_match = meta.e_tag.clone().filter(|tag| !tag.starts_with("W/"));
+        let ask = |range| {
+            store.get_opts(key, GetOptions { range, if_match: if_match.clone(), ..Default::default() })
+        };
+        let answer = match ask((have > 0).then_some(GetRange::Offset(have))).await {
             Err(object_store::Error::NotSupported { .. }) if have > 0 => {
+                bar.suspend(|| eprintln!("the server sends no parts of files: beginning anew"));
                 file.set_len(0)?;
                 file.seek(SeekFrom::Start(0))?;
                 have = 0;
-                store.get(key).await?
+                ask(None).await
             }
+            answer => answer,
+        };
+        let answer = match answer {
+            Err(object_store::Error::Precondition { .. }) => bail!(REPLACED),
             answer => answer?,
         };
+        ensure!(same(&answer.meta, meta), REPLACED);
         let mut chunks = answer.into_stream();
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk?;

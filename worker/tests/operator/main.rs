@@ -1,5 +1,7 @@
 //! The operator's commands, as the program that is installed.
 
+mod pull;
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -69,6 +71,12 @@ fn the_doctor_names_what_is_to_be_mended() {
         assert!(state == "mend" && found.contains(remedy), "{name}: {found}");
     }
 
+    // A gateway has its answers computed by others, and listens elsewhere.
+    let out = worker(&home, &["doctor", "--for", "gateway", "--json"]);
+    let checks: Vec<Value> = serde_json::from_slice(&out.stdout).unwrap();
+    let mended = checks.iter().filter(|check| check["state"] == "mend").map(|check| &check["name"]);
+    assert_eq!(mended.collect::<Vec<_>>(), ["models", "node"]);
+
     let model = gguf(folder.path());
     let refused = fails(&home, &["bench", "--model", &model, "--device", "cuda:99"]);
     assert!(refused.contains("device is cuda:99"), "{refused}");
@@ -132,83 +140,6 @@ fn the_doctor_looks_at_a_gateways_port_and_keys() {
 }
 
 #[test]
-fn a_model_is_pulled_once_and_checked() {
-    let folder = tempfile::tempdir().unwrap();
-    let home = folder.path().join("home");
-    let url = format!("file://{}", gguf(folder.path()));
-    let wrong = "00".repeat(32);
-    assert!(fails(&home, &["models", "pull", &url, "--sha256", &wrong]).contains("not that of --sha256"));
-    assert!(fails(&home, &["models", "pull", &url, "--id", &wrong]).contains("not that of --id"));
-    assert!(fails(&home, &["models", "pull", "file:///no/such.gguf"]).contains("file:///no/such.gguf"));
-    assert_eq!(succeeds(&home, &["models", "list"]), "");
-    let out = worker(&home, &["models", "pull", &url]);
-    let id = String::from_utf8(out.stdout).unwrap().trim().to_owned();
-    assert_eq!(id.len(), 64);
-    let sha256 = String::from_utf8(out.stderr).unwrap();
-    let sha256 = sha256.lines().find_map(|line| line.strip_prefix("sha256 ")).unwrap();
-    assert_eq!(succeeds(&home, &["models", "pull", &url, "--sha256", sha256, "--id", &id]).trim(), id);
-    // What was imported already travels as it is.
-    let imported = format!("file://{}", home.join(format!("models/{id}.dnm")).display());
-    let other = folder.path().join("other");
-    assert_eq!(succeeds(&other, &["models", "pull", &imported]).trim(), id);
-    for home in [&home, &other] {
-        let names = std::fs::read_dir(home.join("models")).unwrap().map(|entry| entry.unwrap().file_name());
-        let left: Vec<_> = names.filter(|name| name != ".lock").collect();
-        assert_eq!(left.len(), 1, "{left:?}");
-    }
-}
-
-/// A store that speaks as much of S3 as reading takes: one object, for who signs.
-fn store(object: Vec<u8>) -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let lines = BufReader::new(stream.try_clone().unwrap()).lines();
-            let head: Vec<String> =
-                lines.map(|line| line.unwrap()).take_while(|line| !line.is_empty()).collect();
-            let signed =
-                head.iter().any(|line| line.to_lowercase().starts_with("authorization: aws4-hmac-sha256"));
-            let (status, body): (_, &[u8]) = match head[0].split(' ').nth(1) {
-                _ if !signed => ("403 Forbidden", b""),
-                Some("/bucket/dir/small.gguf") => ("200 OK", &object),
-                _ => ("404 Not Found", b""),
-            };
-            let length = body.len();
-            let more = "etag: \"1\"\r\nlast-modified: Tue, 15 Nov 1994 12:45:26 GMT\r\nconnection: close";
-            write!(stream, "HTTP/1.1 {status}\r\ncontent-length: {length}\r\n{more}\r\n\r\n").unwrap();
-            if head[0].starts_with("GET") {
-                let _ = stream.write_all(body);
-            }
-        }
-    });
-    endpoint
-}
-
-#[test]
-fn a_model_is_pulled_from_s3() {
-    let folder = tempfile::tempdir().unwrap();
-    let endpoint = store(std::fs::read(gguf(folder.path())).unwrap());
-    let pull = |home: &str, url: &str| {
-        Command::new(PROGRAM)
-            .args(["--home", folder.path().join(home).to_str().unwrap(), "models", "pull", url])
-            .envs([("AWS_ENDPOINT", endpoint.as_str()), ("AWS_ALLOW_HTTP", "true"), ("AWS_REGION", "here")])
-            .envs([("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret")])
-            .output()
-            .unwrap()
-    };
-    let there = pull("home", "s3://bucket/dir/small.gguf");
-    assert!(there.status.success(), "{}", String::from_utf8_lossy(&there.stderr));
-    assert_eq!(String::from_utf8(there.stdout).unwrap().trim().len(), 64);
-    let missing = pull("home", "s3://bucket/dir/other.gguf");
-    assert!(
-        !missing.status.success()
-            && String::from_utf8_lossy(&missing.stderr).contains("s3://bucket/dir/other.gguf")
-    );
-}
-
-#[test]
 fn the_bench_measures() {
     let folder = tempfile::tempdir().unwrap();
     let model = gguf(folder.path());
@@ -224,6 +155,7 @@ fn the_bench_measures() {
     let text =
         succeeds(folder.path(), &["bench", "--model", &model, "--threads", "1", "--node", "127.0.0.1:1"]);
     assert!(text.contains("CU/s") && text.contains("no node answers"), "{text}");
+    assert!(text.contains("\naudit  ") && text.contains("ms that the answer takes"), "{text}");
 }
 
 #[test]
@@ -240,7 +172,26 @@ fn logs_are_json_lines_and_sigterm_ends_in_order() {
         .unwrap();
     let mut url = String::new();
     BufReader::new(server.stdout.take().unwrap()).read_line(&mut url).unwrap();
-    assert!(url.starts_with("http://127.0.0.1:"), "{url}");
+    let address = url.trim().strip_prefix("http://").and_then(|url| url.strip_suffix("/v1")).unwrap();
+    let ask = |path: &str, body: &str| {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        let length = body.len();
+        let head = "host: localhost\r\ncontent-type: application/json\r\nconnection: close";
+        write!(stream, "POST {path} HTTP/1.1\r\n{head}\r\ncontent-length: {length}\r\n\r\n{body}").unwrap();
+        std::io::read_to_string(stream).unwrap()
+    };
+    let model = folder.path().join("models").read_dir().unwrap().find_map(|entry| {
+        entry.unwrap().file_name().to_str().and_then(|name| name.strip_suffix(".dnm")).map(str::to_owned)
+    });
+    let model = model.unwrap();
+    for more in ["", r#", "stream": true"#] {
+        let body =
+            format!(r#"{{"model": "{model}", "prompt": "secret", "max_tokens": 3, "temperature": 0{more}}}"#);
+        let answer = ask("/v1/completions", &body);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    assert!(ask("/v1/chat/completions", "{}").starts_with("HTTP/1.1 400"));
+    assert!(ask("/v1/secret", "{}").starts_with("HTTP/1.1 404"));
     // SAFETY: the process is a child of ours that was not waited for yet.
     unsafe { libc::kill(server.id() as i32, libc::SIGTERM) };
     let out = server.wait_with_output().unwrap();
@@ -253,6 +204,20 @@ fn logs_are_json_lines_and_sigterm_ends_in_order() {
         .collect();
     assert!(lines.iter().any(|line| line["fields"]["message"] == "serving"), "{log}");
     assert!(lines.iter().any(|line| line["fields"]["message"] == "stopped"), "{log}");
+    // One line a request, which has no text of it.
+    let told = |line: &Value| {
+        let fields = &line["fields"];
+        assert!(fields["milliseconds"].is_u64() && fields["method"] == "POST", "{fields}");
+        let tokens = [&fields["prompt_tokens"], &fields["output_tokens"]].map(Value::as_u64);
+        (fields["path"].as_str().unwrap().to_owned(), fields["status"].as_u64().unwrap(), tokens)
+    };
+    let answered: Vec<_> =
+        lines.iter().filter(|line| line["fields"]["message"] == "answered").map(told).collect();
+    let whole = ("/v1/completions".into(), 200, [Some(6), Some(3)]);
+    let refused = ("/v1/chat/completions".into(), 400, [None, None]);
+    let unknown = ("unknown".into(), 404, [None, None]);
+    assert_eq!(answered, [whole.clone(), whole, refused, unknown], "{log}");
+    assert!(!log.contains("secret"), "{log}");
 }
 
 /// What `chat` prints where lines come by a pipe.
