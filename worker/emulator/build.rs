@@ -30,7 +30,11 @@ fn main() {
     let of_target = |what: &str| std::env::var(format!("CARGO_CFG_TARGET_{what}")).unwrap_or_default();
     let is_static = of_target("FEATURE").split(',').any(|feature| feature == "crt-static");
     if of_target("OS") == "linux" && !is_static {
-        let library = format!("{}/libcuda.so", std::env::var("OUT_DIR").expect("cargo sets it"));
+        // In a folder of its own: cargo lets tests, and what they start, find the libraries of OUT_DIR, and only one test is
+        // to see a card.
+        let folder = format!("{}/driver", std::env::var("OUT_DIR").expect("cargo sets it"));
+        std::fs::create_dir_all(&folder).expect("OUT_DIR is writable");
+        let library = format!("{folder}/libcuda.so");
         let mut link = build.get_compiler().to_command();
         link.args(["-shared", "-Wl,-soname,libcuda.so", "-o", &library, "cpp/driver.cpp"]).args(objects);
         assert!(link.status().expect("a C++ compiler").success(), "{library}");

@@ -14,7 +14,7 @@ pub use memory::{Memory, Snapshot};
 
 /// Path of a library that has the calls of NVIDIA's driver, on the emulator. Who loads it before anyone asks for
 /// `libcuda.so` is given it. On Linux only, in programs with a dynamic linker.
-pub const DRIVER: &str = concat!(env!("OUT_DIR"), "/libcuda.so");
+pub const DRIVER: &str = concat!(env!("OUT_DIR"), "/driver/libcuda.so");
 
 /// Who goes first where several threads could.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
