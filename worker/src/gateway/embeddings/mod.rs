@@ -2,6 +2,7 @@
 
 mod queue;
 
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use axum::extract::{Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use base64::prelude::{Engine, BASE64_STANDARD};
 use half::f16;
 use serde_json::{json, Value};
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 use tokio::time::{timeout_at, Instant};
 
 use self::queue::Queue;
+use super::access::Access;
 use super::door::{self, Door};
 use super::errors::{shown, ApiError, Result};
 use super::fields::Fields;
@@ -90,7 +92,11 @@ impl Embeddings {
     }
 }
 
-async fn create(State(served): State<Arc<Embeddings>>, request: Request) -> Result<Response> {
+async fn create(
+    State(served): State<Arc<Embeddings>>,
+    Extension(access): Extension<Arc<Access>>,
+    request: Request,
+) -> Result<Response> {
     let deadline = Instant::now() + served.timeout;
     let mut fields = Fields::read(request, served.patience).await?;
     let name = fields.string("model")?.ok_or_else(|| ApiError::missing("model", "a model's id"))?;
@@ -117,6 +123,7 @@ async fn create(State(served): State<Arc<Embeddings>>, request: Request) -> Resu
     let encode = move || encode(&model, inputs);
     let texts = door::aside(served.model.readers(), served.timeout, deadline, encode).await?;
     let tokens: usize = texts.iter().map(Vec::len).sum();
+    access.prompt_tokens.store(tokens, Ordering::Relaxed);
     let vectors = timeout_at(deadline, place.embed(texts))
         .await
         .map_err(|_| ApiError::timeout(served.timeout.as_secs_f64()))??;
