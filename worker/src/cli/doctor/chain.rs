@@ -176,8 +176,8 @@ async fn auditor(client: &Client, home: &Home, address: &Address) -> Result<Vec<
         return Ok(vec![Check::mend("auditor", format!("no validator lets {address} audit for it"), remedy)]);
     };
     let params = query.params(audits::QueryParamsRequest {}).await.map_err(failed("parameters of audits"))?;
-    let least = params.into_inner().params.unwrap_or_default().min_deposit;
-    let mut checks = vec![registered(&auditor, &least)];
+    let least = params.into_inner().params.map(|params| params.min_deposit);
+    let mut checks = vec![registered(&auditor, least.as_deref())];
 
     let answer = Models::new(client.channel()).models(QueryModelsRequest { pagination }).await;
     let here = home.models().unwrap_or_default();
@@ -195,21 +195,22 @@ async fn auditor(client: &Client, home: &Home, address: &Address) -> Result<Vec<
     Ok(checks)
 }
 
-fn registered(auditor: &Auditor, least: &str) -> Check {
+fn registered(auditor: &Auditor, least: Option<&str>) -> Check {
     let Auditor { validator, classes, deposit, missed, .. } = auditor;
     let found = format!(
         "audits {} for {validator}, {deposit} udn deposited, {missed} duties missed",
         classes.join(", ")
     );
-    match (deposit.parse::<u128>(), least.parse::<u128>()) {
-        (Ok(deposit), Ok(least)) if deposit < least => Check::mend(
+    match (deposit.parse::<u128>().ok(), least.and_then(|least| least.parse::<u128>().ok())) {
+        (Some(deposit), Some(least)) if deposit < least => Check::mend(
             "auditor",
             found,
             format!(
                 "the operator registers it again and adds to the deposit: below {least} udn it is not drawn"
             ),
         ),
-        _ => Check::ok("auditor", found),
+        (Some(_), Some(_)) => Check::ok("auditor", found),
+        _ => Check::mend("auditor", format!("{found}: the least deposit is not told"), "see the node's log"),
     }
 }
 
