@@ -105,11 +105,7 @@ impl Door {
 }
 
 fn encoder(folder: &Path) -> Arc<EncoderModel> {
-    for (name, bytes) in synthetic::encoder_files(&synthetic::small_encoder(), 7) {
-        let path = folder.join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, bytes).unwrap();
-    }
+    synthetic::write_encoder(folder, &synthetic::small_encoder(), 7).unwrap();
     let imported = import(folder, &folder.join("models"), &|_| {}).unwrap();
     Arc::new(EncoderModel::open(&imported.path).unwrap())
 }

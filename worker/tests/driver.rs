@@ -90,9 +90,7 @@ fn an_engine_behind_the_driver_agrees() {
     let [got, want] = [&engine, &reference]
         .map(|engine| engine.session(46).unwrap().generate(&request, &mut |_| (), &go).unwrap());
     assert_eq!(got, want);
-    let (output, finish, trace_root) = (&got.tokens[..], got.finish, got.trace_root);
-    let claim = Claim { request, output, finish, trace_root, leaves: None };
-    let question = Question { claim, beacon: [9; 32], receipt: [7; 32] };
+    let question = Question { claim: Claim::of(request, &got), beacon: [9; 32], receipt: [7; 32] };
     let [got, want] = [&engine, &reference].map(|engine| engine.audit(&question, &go).unwrap());
     assert_eq!((got.agrees(), got), (true, want));
 }

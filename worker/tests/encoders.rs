@@ -219,11 +219,7 @@ fn generated_weights_are_close_to_candle() {
     let arch =
         EncoderArchitecture { layers: 3, width: 192, heads: 6, ffn: 400, ..synthetic::small_encoder() };
     let folder = tempfile::tempdir().unwrap();
-    for (name, bytes) in synthetic::encoder_files(&arch, 3) {
-        let path = folder.path().join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, bytes).unwrap();
-    }
+    synthetic::write_encoder(folder.path(), &arch, 3).unwrap();
     let imported = import(folder.path(), &folder.path().join("models"), &|_| {}).unwrap();
     let model = Arc::new(EncoderModel::open(&imported.path).unwrap());
     let tokens: Vec<Vec<u32>> = [1, 5, 64, 150].into_iter().enumerate().map(|(i, n)| text(n, i)).collect();

@@ -61,16 +61,6 @@ fn generate(engine: &Engine, request: &Request<'_>) -> Generation {
     generation
 }
 
-fn claim<'a>(request: Request<'a>, generation: &'a Generation) -> Claim<'a> {
-    Claim {
-        request,
-        output: &generation.tokens,
-        finish: generation.finish,
-        trace_root: generation.trace_root,
-        leaves: None,
-    }
-}
-
 fn question(claim: Claim<'_>, receipt: [u8; 32]) -> Question<'_> {
     Question { claim, beacon: BEACON, receipt }
 }
@@ -106,12 +96,12 @@ fn everyone_agrees() {
         let first = generate(&engines[0], &request);
         assert_eq!((first.tokens.len(), first.finish), (20, Finish::Length));
         assert_eq!(first.trace_root, trace_root(&first.leaves));
-        let right = audit(&engines[0], &claim(request, &first));
+        let right = audit(&engines[0], &Claim::of(request, &first));
         assert!(right.agrees(), "{right:?}");
         assert_eq!((&right.leaves, right.trace_root), (&first.leaves, first.trace_root));
         for engine in &engines[1..] {
             assert_eq!(generate(engine, &request), first);
-            assert_eq!(audit(engine, &claim(request, &first)), right);
+            assert_eq!(audit(engine, &Claim::of(request, &first)), right);
         }
     }
 }
@@ -122,7 +112,7 @@ fn layer_digest_spelled_out() {
     let (prompt, params, engine) = (prompt(9), warm(1), engine(1));
     let request = request(&prompt, &params, 5);
     let generation = generate(&engine, &request);
-    let audit = audit(&engine, &claim(request, &generation));
+    let audit = audit(&engine, &Claim::of(request, &generation));
     assert_eq!(audit.layer, beacon_layer(&BEACON, 3));
 
     let reference = Reference::new(model(1));
@@ -137,7 +127,7 @@ fn layer_digest_spelled_out() {
     digest.update(&stream);
     assert_eq!(audit.layer_digest, digest.finish());
 
-    let other = engine.audit(&question(claim(request, &generation), [8; 32]), &GO).unwrap();
+    let other = engine.audit(&question(Claim::of(request, &generation), [8; 32]), &GO).unwrap();
     assert_ne!(other.layer_digest, audit.layer_digest);
 }
 
@@ -151,29 +141,29 @@ fn the_first_divergence_is_found() {
 
     let mut tokens = truth.clone();
     (tokens.tokens[23], tokens.tokens[40]) = ((canonical[23] + 1) % 290, 0);
-    let found = audit(&engine, &claim(request, &tokens)).divergence;
+    let found = audit(&engine, &Claim::of(request, &tokens)).divergence;
     let (claimed, canonical_token) = (tokens.tokens[23], canonical[23]);
     assert_eq!(found, Some(Divergence::Token { step: 23, claimed, canonical: canonical_token }));
 
     let mut beyond = truth.clone();
     beyond.tokens[50] = 5_000;
-    let found = audit(&engine, &claim(request, &beyond)).divergence;
+    let found = audit(&engine, &Claim::of(request, &beyond)).divergence;
     assert_eq!(found, Some(Divergence::Token { step: 50, claimed: 5_000, canonical: canonical[50] }));
 
     let mut short = truth.clone();
     short.tokens.truncate(31);
     short.trace_root = trace_root(&short.leaves[..31]);
-    let found = audit(&engine, &claim(request, &short)).divergence;
+    let found = audit(&engine, &Claim::of(request, &short)).divergence;
     assert_eq!(found, Some(Divergence::Finish { step: 31, claimed: Finish::Length, canonical: None }));
 
     let mut long = truth.clone();
     long.tokens.extend([1, 2, 3]);
-    let found = audit(&engine, &claim(request, &long)).divergence;
+    let found = audit(&engine, &Claim::of(request, &long)).divergence;
     let canonical = Some(Finish::Length);
     assert_eq!(found, Some(Divergence::Finish { step: 60, claimed: Finish::Length, canonical }));
 
     for lie in [Finish::Eos, Finish::Stop, Finish::Numeric] {
-        let lied = Claim { finish: lie, ..claim(request, &truth) };
+        let lied = Claim { finish: lie, ..Claim::of(request, &truth) };
         let found = audit(&engine, &lied).divergence;
         assert_eq!(found, Some(Divergence::Finish { step: 60, claimed: lie, canonical }));
     }
@@ -181,7 +171,7 @@ fn the_first_divergence_is_found() {
     let mut leaves = truth.leaves.clone();
     leaves[17][0] ^= 1;
     let root = trace_root(&leaves);
-    let blind = Claim { trace_root: root, ..claim(request, &truth) };
+    let blind = Claim { trace_root: root, ..Claim::of(request, &truth) };
     let found = audit(&engine, &blind).divergence;
     assert_eq!(found, Some(Divergence::Root { claimed: root, canonical: truth.trace_root }));
     let found = audit(&engine, &Claim { leaves: Some(&leaves), ..blind }).divergence;
@@ -190,9 +180,9 @@ fn the_first_divergence_is_found() {
     // another prompt, another seed, other weights
     let mut other_prompt = prompt.clone();
     other_prompt[0] += 1;
-    assert!(!audit(&engine, &claim(Request { prompt: &other_prompt, ..request }, &truth)).agrees());
-    assert!(!audit(&engine, &claim(Request { params: &warm(6), ..request }, &truth)).agrees());
-    assert!(!audit(&self::engine(2), &claim(request, &truth)).agrees());
+    assert!(!audit(&engine, &Claim::of(Request { prompt: &other_prompt, ..request }, &truth)).agrees());
+    assert!(!audit(&engine, &Claim::of(Request { params: &warm(6), ..request }, &truth)).agrees());
+    assert!(!audit(&self::engine(2), &Claim::of(request, &truth)).agrees());
 }
 
 /// Claims that are audited together, right and wrong, of several lengths and beacons, beside a request that is not valid:
@@ -209,14 +199,14 @@ fn audits_together_are_audits_alone() {
     let invalid = SamplingParams { top_k: 65, ..params[0] };
     let mut questions: Vec<Question<'_>> = (0..7)
         .map(|i| Question {
-            claim: claim(request(&prompts[i], &params[i], 10 + 9 * i as u32), &generations[i]),
+            claim: Claim::of(request(&prompts[i], &params[i], 10 + 9 * i as u32), &generations[i]),
             beacon: [i as u8; 32],
             receipt: [7 * i as u8; 32],
         })
         .collect();
     questions.insert(
         4,
-        Question { claim: claim(request(&prompts[0], &invalid, 5), &generations[0]), ..questions[0] },
+        Question { claim: Claim::of(request(&prompts[0], &invalid, 5), &generations[0]), ..questions[0] },
     );
     for positions in [4096, 800] {
         let options = Options { threads: 2, positions: Some(positions), ..Options::default() };
@@ -247,8 +237,8 @@ fn endings() {
         Request { stop: Stop { strings: &strings, pieces: &pieces }, ..request(&prompt, &params, 40) };
     let stopped = generate(&engine, &stopping);
     assert_eq!((&stopped.tokens[..], stopped.finish), (&free.tokens[..12], Finish::Stop));
-    assert!(audit(&engine, &claim(stopping, &stopped)).agrees());
-    let found = audit(&engine, &claim(stopping, &free)).divergence;
+    assert!(audit(&engine, &Claim::of(stopping, &stopped)).agrees());
+    let found = audit(&engine, &Claim::of(stopping, &free)).divergence;
     let canonical = Some(Finish::Stop);
     assert_eq!(found, Some(Divergence::Finish { step: 12, claimed: Finish::Length, canonical }));
 
@@ -257,7 +247,7 @@ fn endings() {
     let ended = generate(&ending, &request(&prompt, &params, 40));
     let first = free.tokens.iter().position(|t| *t == free.tokens[6]).unwrap();
     assert_eq!((&ended.tokens[..], ended.finish), (&free.tokens[..=first], Finish::Eos));
-    assert!(audit(&ending, &claim(request(&prompt, &params, 40), &ended)).agrees());
+    assert!(audit(&ending, &Claim::of(request(&prompt, &params, 40), &ended)).agrees());
 }
 
 /// A store that overflows ends the sequence before its step, in the output or in the prompt.
@@ -275,15 +265,15 @@ fn numeric_endings() {
             continue;
         }
         seen[usize::from(generation.tokens.is_empty())] = true;
-        assert!(audit(&engine, &claim(request, &generation)).agrees());
-        let lied = Claim { finish: Finish::Length, ..claim(request, &generation) };
+        assert!(audit(&engine, &Claim::of(request, &generation)).agrees());
+        let lied = Claim { finish: Finish::Length, ..Claim::of(request, &generation) };
         let step = generation.tokens.len() as u32;
         let canonical = Some(Finish::Numeric);
         let found = audit(&engine, &lied).divergence;
         assert_eq!(found, Some(Divergence::Finish { step, claimed: Finish::Length, canonical }));
         let mut on = generation.clone();
         on.tokens.push(1);
-        let lied = Claim { finish: Finish::Length, ..claim(request, &on) };
+        let lied = Claim { finish: Finish::Length, ..Claim::of(request, &on) };
         let found = audit(&engine, &lied).divergence;
         assert_eq!(found, Some(Divergence::Finish { step, claimed: Finish::Length, canonical }));
     }

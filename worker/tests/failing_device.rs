@@ -135,14 +135,7 @@ fn audits_go_on_with_the_spare_device() {
     let made = alone(&truth, &job);
     let request =
         Request { prompt: &job.prompt, params: &job.params, max_output: job.max_output, stop: Stop::NONE };
-    let claim = Claim {
-        request,
-        output: &made.tokens,
-        finish: made.finish,
-        trace_root: made.trace_root,
-        leaves: None,
-    };
-    let question = Question { claim, beacon: [1; 32], receipt: [2; 32] };
+    let question = Question { claim: Claim::of(request, &made), beacon: [1; 32], receipt: [2; 32] };
     let never = AtomicBool::new(false);
     let expected = truth.audit(&question, &never).unwrap();
     assert!(expected.agrees());

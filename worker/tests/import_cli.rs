@@ -55,10 +55,8 @@ fn a_template_that_does_not_compile() {
     let deep = format!("{{{{ 1{} }}}}", "+1".repeat(400_000));
     for (template, reason) in [("{% for m in messages %}", "syntax error"), (&deep, "nests values too deep")]
     {
-        let mut writer = synthetic::writer(&synthetic::small(), Encoding::F16, 1);
-        writer.string("tokenizer.chat_template", template);
         let gguf = folder.path().join("m.gguf");
-        fs::write(&gguf, writer.finish()).unwrap();
+        fs::write(&gguf, synthetic::with_template(template)).unwrap();
         let url = format!("file://{}", gguf.display());
         for args in [["import", "m.gguf"], ["pull", &url]] {
             let output = models(folder.path(), &args);
@@ -78,11 +76,7 @@ fn a_template_that_does_not_compile() {
 #[test]
 fn encoders() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, bytes) in synthetic::encoder_files(&synthetic::small_encoder(), 1) {
-        let path = folder.path().join("source").join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
-    }
+    synthetic::write_encoder(&folder.path().join("source"), &synthetic::small_encoder(), 1).unwrap();
     let id = ok(models(folder.path(), &["import", "source"]));
     assert!(ok(models(folder.path(), &["list"])).contains("source  encoder, 2 layers of 64, context 160"));
     let listed: serde_json::Value =

@@ -154,11 +154,11 @@ pub(super) fn init(setup: Setup) -> Inner {
 /// A small model of generated weights, imported into a folder.
 fn model(dir: &std::path::Path, template: Option<&str>) -> Arc<Model> {
     let gguf = dir.join("small.gguf");
-    let mut writer = synthetic::writer(&synthetic::small(), Encoding::F16, 7);
-    if let Some(template) = template {
-        writer.string("tokenizer.chat_template", template);
-    }
-    std::fs::write(&gguf, writer.finish()).expect("it can be written");
+    let file = match template {
+        Some(template) => synthetic::with_template(template),
+        None => synthetic::gguf(&synthetic::small(), Encoding::F16, 7),
+    };
+    std::fs::write(&gguf, file).expect("it can be written");
     let imported = import(&gguf, dir, &|_| {}).expect("the model can be imported");
     let model = Model::open(&imported.path).expect("the model can be opened");
     Arc::new(model.with_sandbox(sandbox()))

@@ -66,16 +66,10 @@ pub fn run(model: &Arc<Model>, isa: Isa, threads: usize, rounds: usize, aims: &m
         let questions: Vec<Question<'_>> = prompts
             .iter()
             .zip(&outputs)
-            .map(|(prompt, output)| {
-                let Generation { tokens, finish, trace_root, .. } = output;
-                let claim = Claim {
-                    request: ask(prompt),
-                    output: tokens,
-                    finish: *finish,
-                    trace_root: *trace_root,
-                    leaves: None,
-                };
-                Question { claim, beacon: [3; 32], receipt: [4; 32] }
+            .map(|(prompt, output)| Question {
+                claim: Claim::of(ask(prompt), output),
+                beacon: [3; 32],
+                receipt: [4; 32],
             })
             .collect();
         for round in 0..rounds {

@@ -33,14 +33,7 @@ pub fn audit(engine: &Engine, output: u32) -> Result<Audited> {
         session.generate(&request, &mut |_| (), &never)
     };
     let made = produce()?;
-    let claim = Claim {
-        request,
-        output: &made.tokens,
-        finish: made.finish,
-        trace_root: made.trace_root,
-        leaves: None,
-    };
-    let question = Question { claim, beacon: [3; 32], receipt: [4; 32] };
+    let question = Question { claim: Claim::of(request, &made), beacon: [3; 32], receipt: [4; 32] };
     engine.audit(&question, &never)?;
     let (mut producing, mut auditing) = (Duration::MAX, Duration::MAX);
     for _ in 0..ROUNDS {

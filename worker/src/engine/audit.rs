@@ -6,7 +6,7 @@ use half::f16;
 
 use super::ending::{Ending, Finish};
 use super::error::EngineError;
-use super::session::Request;
+use super::session::{Generation, Request};
 use super::{Engine, Own, CHUNK};
 use crate::canon::commit::{beacon_layer, trace_leaf, trace_root, Digest, LayerDigest};
 use crate::canon::{DeviceError, Point, Run, Tap};
@@ -23,6 +23,14 @@ pub struct Claim<'a> {
     pub trace_root: Digest,
     /// The trace's leaves, where the auditor has them: they name the step at which activations differ first.
     pub leaves: Option<&'a [Digest]>,
+}
+
+impl<'a> Claim<'a> {
+    /// What a worker says that generated this, without the leaves.
+    pub fn of(request: Request<'a>, generation: &'a Generation) -> Self {
+        let Generation { tokens, finish, trace_root, .. } = generation;
+        Self { request, output: tokens, finish: *finish, trace_root: *trace_root, leaves: None }
+    }
 }
 
 /// What an audit recomputed.

@@ -43,10 +43,9 @@ pub async fn create(
     fields.finish()?;
 
     let place = gateway.backend.reserve(&caller)?;
-    let model = gateway.model.clone();
     let offered = tools.as_ref().and_then(|tools| Offered::new(template, tools));
-    let encode = move || encode(&model, &messages, tools.as_ref());
-    let prompt = aside(gateway.model.readers(), gateway.settings.timeout, deadline, encode).await?;
+    let encode = move |model: &Model| encode(model, &messages, tools.as_ref());
+    let prompt = aside(&gateway.model, gateway.settings.timeout, deadline, encode).await?;
     let shape = Shape::Chat;
     Asked { shape, prompt, prompt_field: "messages", offered, options, deadline, access }
         .answer(gateway, place)

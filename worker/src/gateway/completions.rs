@@ -49,9 +49,8 @@ pub async fn create(
     gateway.backend.admit(&mut options)?;
 
     let place = gateway.backend.reserve(&caller)?;
-    let model = gateway.model.clone();
-    let encode = move || prompt.encode(&model);
-    let prompt = aside(gateway.model.readers(), gateway.settings.timeout, deadline, encode).await?;
+    let encode = move |model: &Model| prompt.encode(model);
+    let prompt = aside(&gateway.model, gateway.settings.timeout, deadline, encode).await?;
     let shape = Shape::Completion;
     Asked { shape, prompt, prompt_field: "prompt", offered: None, options, deadline, access }
         .answer(gateway, place)

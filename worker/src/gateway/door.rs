@@ -20,7 +20,7 @@ use super::keys::{self, ApiKeys};
 use super::metrics::Metrics;
 use super::{connections, Settings};
 use crate::metrics::TEXT_FORMAT;
-use crate::model::Readers;
+use crate::model::{Kind, ModelFile};
 
 /// What connections get to take notice after the drain is over.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -99,13 +99,13 @@ fn is_local(host: &str) -> bool {
 }
 
 /// Reads a prompt away from the threads that serve all requests, and until the `deadline` that `timeout` set at most.
-pub async fn aside<T: Send + 'static>(
-    readers: &Readers,
+pub async fn aside<A: Kind + 'static, T: Send + 'static>(
+    model: &Arc<ModelFile<A>>,
     timeout: Duration,
     deadline: Instant,
-    read: impl FnOnce() -> Result<T> + Send + 'static,
+    read: impl FnOnce(&ModelFile<A>) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    timeout_at(deadline, readers.read(read))
+    timeout_at(deadline, model.reading(read))
         .await
         .map_err(|_| ApiError::timeout(timeout.as_secs_f64()))?
         .map_err(|_| ApiError::internal("the reader of prompts crashed on this request"))?

@@ -116,7 +116,7 @@ pub struct ModelFile<A: Kind> {
     id: Digest,
     manifest: Manifest<A>,
     tokenizer: A::Tokenizer,
-    readers: Readers,
+    pub(super) readers: Readers,
     stored: Stored,
 }
 
@@ -376,11 +376,6 @@ impl<A: Kind> ModelFile<A> {
 
     pub fn tokenizer(&self) -> &A::Tokenizer {
         &self.tokenizer
-    }
-
-    /// Where texts wait to become tokens.
-    pub fn readers(&self) -> &Readers {
-        &self.readers
     }
 
     /// Bytes of the file.

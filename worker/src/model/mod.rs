@@ -28,7 +28,6 @@ pub use file::{AnyModel, EncoderModel, Model, ModelFile};
 pub use import::{import, list, model_path, Imported, Listing, Progress, EXTENSION};
 pub use kind::{Kind, Vocabulary};
 pub use manifest::{ArchitectureProof, Manifest};
-pub use readers::Readers;
 pub use tokenizer::{TextStream, Tokenizer, WordPiece, WordPieceSpec};
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! Models of a chosen shape with generated weights, as GGUF files (encoders as safetensors): what tests and benchmarks run on where no
 //! real model is at hand. The same arguments give the same bytes.
 
+use std::path::Path;
+use std::{fs, io};
+
 use half::f16;
 
 use super::dequant::Encoding;
@@ -91,6 +94,13 @@ pub fn writer(arch: &Architecture, encoding: Encoding, seed: u64) -> GgufWriter 
         writer.tensor(&gguf_name(&slot), &dimensions, kind.ggml(), bytes);
     }
     writer
+}
+
+/// The bytes of a GGUF file of the small model with another chat template.
+pub fn with_template(template: &str) -> Vec<u8> {
+    let mut writer = writer(&small(), Encoding::F16, 7);
+    writer.string("tokenizer.chat_template", template);
+    writer.finish()
 }
 
 /// The bytes of a GGUF file of the small model whose values in the second layer overflow whatever it is asked.
@@ -231,6 +241,16 @@ pub fn word_piece(vocab: u32) -> WordPieceSpec {
         first: 2,
         last: 3,
     }
+}
+
+/// Writes `encoder_files` into a folder, which is made.
+pub fn write_encoder(folder: &Path, arch: &EncoderArchitecture, seed: u64) -> io::Result<()> {
+    for (name, bytes) in encoder_files(arch, seed) {
+        let path = folder.join(name);
+        fs::create_dir_all(path.parent().unwrap_or(folder))?;
+        fs::write(path, bytes)?;
+    }
+    Ok(())
 }
 
 /// The files of an encoder as sentence-transformers keeps them, its weights, in F32, drawn from `seed`: names in the

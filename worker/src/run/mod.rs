@@ -28,7 +28,7 @@ use crate::chain::Chain;
 use crate::engine::EngineError;
 use crate::journal::TaskJournal;
 use crate::metrics::Metrics;
-use crate::model::TextStream;
+use crate::model::{Model, TextStream};
 use crate::request;
 use crate::serving::Live;
 
@@ -250,23 +250,20 @@ impl Worker {
     ) -> anyhow::Result<Result<u32, String>> {
         let ask = task.request.unwrap_or_default();
         let id = request::digest(&ask.model_id).unwrap_or_default();
-        let (kind, input) = (ask.input_kind(), Arc::new(input));
-        let counted = match self.executor.model(&id) {
-            Some(model) => {
-                let (readers, input) = (model.readers().clone(), input.clone());
-                let read = move || request::prompt(&model, kind, &input).map_err(|e| e.to_string());
-                readers.read(read).await?
-            }
-            None => Err(format!("this worker has not loaded model {}", hex::encode(id))),
-        };
+        let kind = ask.input_kind();
         let worker = self.clone();
-        let keep = move || -> anyhow::Result<()> {
+        let keep = move || -> anyhow::Result<Vec<u8>> {
             let digest = worker.blobs.put(&input)?;
-            Ok(worker.journal.lock().input(task.id, request::message_digest(&ask), digest)?)
+            worker.journal.lock().input(task.id, request::message_digest(&ask), digest)?;
+            Ok(input)
         };
-        tokio::task::spawn_blocking(keep).await??;
+        let input = tokio::task::spawn_blocking(keep).await??;
         self.inputs.notify_waiters();
-        Ok(counted.map(|prompt| prompt.len() as u32))
+        let Some(model) = self.executor.model(&id) else {
+            return Ok(Err(format!("this worker has not loaded model {}", hex::encode(id))));
+        };
+        let count = move |model: &Model| request::prompt(model, kind, &input).map(|ids| ids.len() as u32);
+        Ok(model.reading(count).await?.map_err(|error| error.to_string()))
     }
 
     /// The answer of a task of this worker, from the beginning; none if it is over and forgotten.

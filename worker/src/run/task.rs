@@ -110,11 +110,10 @@ impl Worker {
         model: &Arc<Model>,
         input: Vec<u8>,
     ) -> anyhow::Result<Result<Vec<u32>, String>> {
-        let (worker, task, ask, model) = (self.clone(), task.clone(), ask.clone(), model.clone());
-        let readers = model.readers().clone();
-        let read = move || {
-            let prompt = match request::prompt(&model, ask.input_kind(), &input) {
-                Ok(prompt) => request::check_prompt(&model, &task, &ask, &prompt).map(|()| prompt),
+        let (worker, task, ask) = (self.clone(), task.clone(), ask.clone());
+        let read = move |model: &Model| {
+            let prompt = match request::prompt(model, ask.input_kind(), &input) {
+                Ok(prompt) => request::check_prompt(model, &task, &ask, &prompt).map(|()| prompt),
                 Err(InputError::Unreadable(reason)) => Err(reason),
                 // That may pass, and is tried again.
                 Err(InputError::Unknown(error)) => return Err(error.into()),
@@ -126,7 +125,7 @@ impl Worker {
             }
             Ok(prompt)
         };
-        readers.read(read).await?
+        model.reading(read).await?
     }
 
     /// Accepts the task, if that is still to be done. None if it was taken away.

@@ -25,6 +25,7 @@ use crate::canon::{DeviceError, Digest};
 use crate::chain::Chain;
 use crate::engine::{Claim, EngineError};
 use crate::journal::{AuditJournal, Sealed};
+use crate::model::Model;
 use crate::request;
 use crate::run::Engines;
 
@@ -255,13 +256,12 @@ impl Verifier {
             Ok(evidence) => evidence,
             Err(reason) => return self.missing(&audit, reason).await,
         };
-        let loaded = self.engines.get(&model).context("the model is loaded")?.0.clone();
-        let readers = loaded.readers().clone();
-        let examine = move || {
+        let (loaded, _) = self.engines.get(&model).context("the model is loaded")?;
+        let examine = move |model: &Model| {
             let Evidence { input, output } = &evidence;
-            Examined::new(&loaded, &task, input, output, &beacon)
+            Examined::new(model, &task, input, output, &beacon)
         };
-        match readers.read(examine).await? {
+        match loaded.reading(examine).await? {
             Ok(examined) => self.recompute(model, examined).await.map(Some),
             Err(Unexamined::Wrong(finding)) => Ok(Some(*finding)),
             Err(Unexamined::Unknown(error)) => Err(error.into()),

@@ -1,6 +1,5 @@
 //! /v1/embeddings, of encoders.
 
-use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -16,17 +15,9 @@ use serde_json::{json, Value};
 const PATH: &str = "/v1/embeddings";
 
 /// The folder may go: a model stays mapped.
-fn write(folder: &Path, arch: &EncoderArchitecture) {
-    for (name, bytes) in synthetic::encoder_files(arch, 7) {
-        let path = folder.join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, bytes).unwrap();
-    }
-}
-
 fn model_of(arch: &EncoderArchitecture) -> Arc<EncoderModel> {
     let folder = tempfile::tempdir().unwrap();
-    write(folder.path(), arch);
+    synthetic::write_encoder(folder.path(), arch, 7).unwrap();
     let path = import(folder.path(), &folder.path().join("models"), &|_| {}).unwrap().path;
     Arc::new(EncoderModel::open(&path).unwrap())
 }

@@ -52,16 +52,7 @@ pub fn sandbox() -> Sandbox {
 
 /// A small model with generated weights.
 pub fn small_model(folder: &Path) -> Arc<Model> {
-    model_with(folder, None)
-}
-
-/// The same with another chat template.
-pub fn model_with(folder: &Path, template: Option<&str>) -> Arc<Model> {
-    let mut writer = synthetic::writer(&synthetic::small(), Encoding::F16, 7);
-    if let Some(template) = template {
-        writer.string("tokenizer.chat_template", template);
-    }
-    model_of(folder, &writer.finish())
+    model_of(folder, &synthetic::gguf(&synthetic::small(), Encoding::F16, 7))
 }
 
 pub fn model_of(folder: &Path, gguf: &[u8]) -> Arc<Model> {

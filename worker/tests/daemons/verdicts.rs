@@ -12,7 +12,7 @@ use deepnode_worker::request::{self, InputError};
 use deepnode_worker::run::{Engines, Executor};
 use deepnode_worker::verify::{check, vector, vector_input, Finding};
 
-use super::{ask, engines, model_of, model_with, sandbox, small_model};
+use super::{ask, engines, model_of, sandbox, small_model};
 
 const INPUT: &[u8] = b"[{\"role\":\"user\",\"content\":\"What is the sea?\"}]";
 static NEVER: AtomicBool = AtomicBool::new(false);
@@ -192,7 +192,7 @@ fn what_a_worker_had_to_decline_is_wrong() {
     let endless =
         "{% set ns = namespace(x='x') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
     for (template, audited) in [(large, None), (endless, Some("needs more than 1024 MiB of memory"))] {
-        let model = model_with(home.path(), Some(template));
+        let model = model_of(home.path(), &synthetic::with_template(template));
         let error = request::prompt(&model, InputKind::Chat, INPUT).unwrap_err();
         let declined = "stopped: it needs more than 256 MiB of memory";
         assert!(matches!(&error, InputError::Unreadable(reason) if reason.contains(declined)), "{error}");

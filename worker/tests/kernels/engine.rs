@@ -170,8 +170,7 @@ fn generations_of_packed_weights_are_audited() {
             .map(|engine| engine.session(131).unwrap().generate(&request, &mut |_| (), &go).unwrap());
         assert_eq!(got, want, "{packing:?}");
 
-        let (output, finish, trace_root) = (&want.tokens[..], want.finish, want.trace_root);
-        let right = Claim { request, output, finish, trace_root, leaves: None };
+        let right = Claim::of(request, &want);
         let mut wrong_tokens = want.tokens.clone();
         wrong_tokens[2] = (wrong_tokens[2] + 1) % 190;
         let wrong = Claim { output: &wrong_tokens, ..right };

@@ -82,9 +82,8 @@ fn the_doctor_names_what_is_to_be_mended() {
     assert!(refused.contains("device is cuda:99"), "{refused}");
 
     // A template that does not compile costs the chats alone.
-    let mut broken = synthetic::writer(&synthetic::small(), Encoding::F16, 8);
-    broken.string("tokenizer.chat_template", "{% for m in messages %}");
-    std::fs::write(folder.path().join("broken.gguf"), broken.finish()).unwrap();
+    let broken = synthetic::with_template("{% for m in messages %}");
+    std::fs::write(folder.path().join("broken.gguf"), broken).unwrap();
     let id = succeeds(&home, &["models", "import", folder.path().join("broken.gguf").to_str().unwrap()]);
     let told = succeeds_or_not(&home);
     assert!(told.contains("ok       model") && told.contains("warning  template"), "{told}");

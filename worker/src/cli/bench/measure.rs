@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::cost::{bytes_a_token, cu};
 use crate::canon::sample::argmax;
 use crate::canon::SamplingParams;
-use crate::engine::{Batch, Claim, Engine, Event, Generation, Job, Limits, Question, Request, Stop};
+use crate::engine::{Batch, Claim, Engine, Event, Job, Limits, Question, Request, Stop};
 use crate::model::Model;
 
 /// Tokens of a prompt, and of an answer, where the context has room for them.
@@ -149,11 +149,11 @@ fn audit(engine: &Engine, prompt: &[u32], output: usize) -> anyhow::Result<(f64,
     let params = &SamplingParams::GREEDY;
     let request = Request { prompt, params, max_output: output as u32, stop: Stop::NONE };
     let began = Instant::now();
-    let Generation { tokens, finish, trace_root, .. } = session.generate(&request, &mut |_| (), &never)?;
+    let made = session.generate(&request, &mut |_| (), &never)?;
     let produced = began.elapsed();
-    let claim = Claim { request, output: &tokens, finish, trace_root, leaves: None };
+    let question = Question { claim: Claim::of(request, &made), beacon: [0; 32], receipt: [0; 32] };
     let began = Instant::now();
-    let found = engine.audit(&Question { claim, beacon: [0; 32], receipt: [0; 32] }, &never)?;
+    let found = engine.audit(&question, &never)?;
     let audited = began.elapsed();
     anyhow::ensure!(found.agrees(), "an audit of this machine's own answer does not agree with it");
     Ok((1.0 / produced.as_secs_f64(), 1.0 / audited.as_secs_f64()))

@@ -119,9 +119,8 @@ async fn create(
         return Err(ApiError::invalid("input", format!("of {} texts", inputs.len()), bound));
     }
     let place = served.queue.reserve()?;
-    let model = served.model.clone();
-    let encode = move || encode(&model, inputs);
-    let texts = door::aside(served.model.readers(), served.timeout, deadline, encode).await?;
+    let encode = move |model: &EncoderModel| encode(model, inputs);
+    let texts = door::aside(&served.model, served.timeout, deadline, encode).await?;
     let tokens: usize = texts.iter().map(Vec::len).sum();
     access.prompt_tokens.store(tokens, Ordering::Relaxed);
     let vectors = timeout_at(deadline, place.embed(texts))

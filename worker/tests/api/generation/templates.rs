@@ -4,16 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::*;
 
-/// A small model with a template of its own.
-fn model_with(template: &str) -> Arc<Model> {
-    let mut writer = synthetic::writer(&synthetic::small(), Encoding::F16, 7);
-    writer.string("tokenizer.chat_template", template);
-    imported(&writer.finish())
-}
-
 /// The chat is refused by what the template does; the same server answers whatever does not need it.
 async fn harms_nothing_else(template: &str, reason: &str) {
-    let model = model_with(template);
+    let model = imported(&synthetic::with_template(template));
     let server = Server::start(&model, engine(&model), Settings::default()).await;
     let chat = json!({ "model": "test", "messages": [{ "role": "user", "content": "hi" }], "max_tokens": 2 });
     let (status, answer) = server.post(CHAT, &chat).await;
@@ -56,7 +49,7 @@ async fn takes_long() {
 /// Who went away while a template ran takes no thread with him: the next one is answered.
 #[tokio::test(flavor = "multi_thread")]
 async fn abandoned_chats_hold_nobody_up() {
-    let model = model_with(SLOW_TEMPLATE);
+    let model = imported(&synthetic::with_template(SLOW_TEMPLATE));
     let server = Server::start(&model, engine(&model), Settings::default()).await;
     let chat = json!({ "model": "test", "messages": [{ "role": "user", "content": "hi" }], "max_tokens": 2 });
     let impatient = Duration::from_millis(100);
