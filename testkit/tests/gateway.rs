@@ -27,8 +27,6 @@ use tokio::task::JoinHandle;
 const CHAT: &str = "/v1/chat/completions";
 /// udn that everything here may cost together.
 const BUDGET: u64 = 1_000_000_000;
-/// Longer than a block takes, and short enough to be waited for.
-const INCLUSION: Duration = Duration::from_secs(2);
 
 struct Door {
     base: String,
@@ -57,13 +55,18 @@ impl Door {
 
     /// A gateway whose tasks this key pays, and which computes an encoder's vectors itself.
     async fn to(network: &Network, payer: &SigningKey, settings: Settings) -> Self {
+        Self::waiting(network, payer, settings, Duration::from_secs(60)).await
+    }
+
+    /// As [`to`](Self::to), for at most so long for the block of a task.
+    async fn waiting(network: &Network, payer: &SigningKey, settings: Settings, inclusion: Duration) -> Self {
         let node = network.node().await;
         let terms = Terms {
             client: Client::connect(&node.address.to_string()).await.unwrap(),
             signer: payer.clone(),
             gas_price: "0.001udn".parse().ok(),
             default_output: 16,
-            inclusion: INCLUSION,
+            inclusion,
         };
         let ledger = network.folder("gateway").join(format!("{}.journal", payer.address()));
         let ledger = Ledger::open(&ledger, BUDGET, None).unwrap();
@@ -296,7 +299,7 @@ async fn choices_are_tasks_at_once() {
     for (choice, expected) in
         whole["choices"].as_array().unwrap().iter().zip(here["choices"].as_array().unwrap())
     {
-        assert_eq!(choice["message"], expected["message"]);
+        assert_eq!(choice["message"], expected["message"], "{choice}");
         let id = choice["deepnode"]["task"].as_u64().unwrap();
         assert_eq!(hex::encode(network.task(id).receipt_digest), choice["deepnode"]["receipt_digest"]);
         ids.push(id.to_string());
@@ -312,7 +315,7 @@ async fn choices_are_tasks_at_once() {
     for (index, expected) in here["choices"].as_array().unwrap().iter().enumerate() {
         let mine: Vec<Value> =
             events(&text).into_iter().filter(|event| event["choices"][0]["index"] == index).collect();
-        assert_eq!(expected["message"]["content"], text_of(&mine));
+        assert_eq!(expected["message"]["content"], text_of(&mine), "{mine:?}");
         assert!(mine.last().unwrap()["deepnode"]["receipt_digest"].is_string());
     }
 
@@ -394,7 +397,8 @@ async fn whole_choices_outlive_the_deadline() {
 async fn what_may_be_included_stays_set_aside() {
     let network = Network::start(Setup::default());
     let payer = &network.users()[0];
-    let door = Door::to(&network, payer, Settings::default()).await;
+    let inclusion = Duration::from_secs(2);
+    let door = Door::waiting(&network, payer, Settings::default(), inclusion).await;
     let response = door.send(&chat(json!({ "n": 2 }))).await;
     assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
     assert_eq!(header(&response, "x-should-retry"), "false");
@@ -602,7 +606,7 @@ fn network_tokens(engines: &Engines, task: &Task, text: &str) -> Vec<u32> {
 /// A worker dies in the middle of a stream; another goes on where it stopped, since the seed is fixed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_outlives_its_worker() {
-    let changes = json!({ "tasks": { "params": { "min_deadline": "20" } } });
+    let changes = json!({ "tasks": { "params": { "min_deadline": "100" } } });
     let (network, _blocks) = network(Setup { changes, ..Setup::default() });
     let (sender, mut hangs) = mpsc::unbounded_channel();
     let then = Then::Hang(3, sender, AtomicBool::new(false));

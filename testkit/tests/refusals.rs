@@ -11,12 +11,13 @@ use deepnode_proto::Name;
 use deepnode_testkit::network::{responses, Network, Setup, BOND};
 use deepnode_tx::SigningKey;
 use deepnode_worker::request::message_digest;
+use serde_json::{json, Value};
 
 /// What a refused message must leave as it is.
 const SECTIONS: [&str; 5] = ["bank", "tasks", "audits", "workers", "reputation"];
 const SALT: [u8; 32] = [5; 32];
 
-fn state(network: &Network) -> Vec<serde_json::Value> {
+fn state(network: &Network) -> Vec<Value> {
     SECTIONS.iter().map(|section| network.section(section)).collect()
 }
 
@@ -78,7 +79,8 @@ fn receipt(worker: &SigningKey, task: &Task) -> MsgSubmitReceipt {
 
 #[test]
 fn what_must_not_be_taken_is_refused_by_name() {
-    let network = Network::start(Setup::default());
+    let changes = json!({ "tasks": { "params": { "min_deadline": "10" } } });
+    let network = Network::start(Setup { changes, ..Setup::default() });
     let (worker, other, user) = (&network.workers()[0], &network.workers()[1], &network.users()[0]);
     register(&network, worker, true);
     register(&network, other, false);

@@ -191,13 +191,14 @@ impl Executor for Stuck {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_outlives_its_worker() {
-    let network = Network::start(Setup::default());
+    let changes = json!({ "tasks": { "params": { "min_deadline": "150" } } });
+    let network = Network::start(Setup { changes, ..Setup::default() });
     let _blocks = network.blocks(Duration::from_millis(10));
     let _auditors = network.audit_all();
     let (sender, mut computing) = mpsc::unbounded_channel();
     let doomed = network.work(0, 0, Stuck(network.engines(), sender)).await;
     let user = &network.users()[0];
-    let question = MsgSubmitTask { deadline: 150, ..network.question(user, "What is the sea?", 8) };
+    let question = MsgSubmitTask { deadline: 0, ..network.question(user, "What is the sea?", 8) };
     let id = network.submit_task(user, &question).await.unwrap();
     assert_eq!(computing.recv().await, Some(id));
     assert_eq!(network.task(id).status(), TaskStatus::Accepted);

@@ -57,7 +57,7 @@ fn parameters(setup: &Setup) -> Value {
     json!({
         "beacon": { "params": { "epoch_blocks": "80", "max_epoch_seconds": "600" } },
         "reputation": { "params": { "kappa": "2", "half_life": "100", "ramp": "2" } },
-        "tasks": { "params": { "accept_blocks": "1000", "window_blocks": "10" } },
+        "tasks": { "params": { "accept_blocks": "1000", "min_deadline": "1000", "window_blocks": "10" } },
         "audits": { "params": {
             "phase_blocks": "1000", "missing_blocks": "40", "retention_blocks": "20",
             "min_chance_ppm": setup.audit_chance_ppm
