@@ -357,7 +357,7 @@ async fn whole_choices_outlive_the_deadline() {
     let changes = json!({ "tasks": { "params": { "min_deadline": "20000" } } });
     let (network, _blocks) = network(Setup { changes, audit_chance_ppm: 0, ..Setup::default() });
     let _worker = network.work(0, 0, Strange { engines: network.engines(), then: Then::HangOnEven }).await;
-    let settings = Settings { timeout: Duration::from_secs(5), ..Settings::default() };
+    let settings = Settings { timeout: Duration::from_secs(10), ..Settings::default() };
     let door = Door::to(&network, &network.users()[0], settings).await;
     let request = chat(json!({ "temperature": 0.9, "seed": 5, "max_tokens": 12, "n": 2 }));
 

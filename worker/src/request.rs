@@ -46,9 +46,9 @@ pub enum InputError {
 
 impl From<ModelError> for InputError {
     fn from(error: ModelError) -> Self {
-        match error {
-            ModelError::Io { .. } | ModelError::Sandbox(_) => Self::Unknown(error),
-            other => Self::Unreadable(other.to_string()),
+        match error.is_of_this_machine() {
+            true => Self::Unknown(error),
+            false => Self::Unreadable(error.to_string()),
         }
     }
 }

@@ -98,7 +98,9 @@ fn an_engine_behind_the_driver_agrees() {
 #[test]
 fn kernels_are_added_and_asked_for() {
     let _turn = TURN.lock();
-    let mut driver = Driver::open(&card(), false).unwrap();
+    let card = card();
+    assert_eq!((card.capability, card.clocks), ((9, 0), (1_980_000, 3_201_000)));
+    let mut driver = Driver::open(&card, false).unwrap();
     let loaded = driver.loaded().unwrap();
     assert!(loaded.iter().map(|loaded| loaded.kernel).eq(args::kernels()));
     assert!(loaded.iter().all(|loaded| (loaded.registers, loaded.local) == (64, 0)));

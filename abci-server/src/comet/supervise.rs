@@ -467,6 +467,7 @@ mod tests {
         );
         linked.store(true, Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(200));
+        wait("its id", || supervisor.status().pid.is_some());
         let first = supervisor.status().pid.unwrap();
         linked.store(false, Ordering::Relaxed);
         wait("replacement", || supervisor.status().restarts == 1);

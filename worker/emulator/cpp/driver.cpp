@@ -132,9 +132,14 @@ Result cuDeviceGetName(char* name, int room, int) { return strncpy(name, "emulat
 Result cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = size_t{1} << 33, SUCCESS; }
 
 Result cuDeviceGetAttribute(int* value, int attribute, int) {
-  // Multiprocessors; compute capability, major and minor.
-  NEED(attribute == 16 || attribute == 75 || attribute == 76);
-  *value = attribute == 16 ? 132 : attribute == 75 ? 9 : 0;
+  switch (attribute) {
+    case 13: return *value = 1'980'000, SUCCESS;  // clock, kHz
+    case 16: return *value = 132, SUCCESS;        // multiprocessors
+    case 36: return *value = 3'201'000, SUCCESS;  // clock of the memory, kHz
+    case 75: return *value = 9, SUCCESS;          // compute capability, major
+    case 76: return *value = 0, SUCCESS;          // and minor
+  }
+  NEED(false);
   return SUCCESS;
 }
 

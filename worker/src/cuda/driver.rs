@@ -37,6 +37,8 @@ pub struct Card {
     pub capability: (i32, i32),
     /// Bytes of memory.
     pub memory: usize,
+    /// Greatest clocks, kHz: of the multiprocessors and of the memory.
+    pub clocks: (i32, i32),
 }
 
 fn failed(call: &'static str) -> impl Fn(DriverError) -> GpuError {
@@ -75,20 +77,20 @@ pub fn cards() -> Result<Vec<Card>, GpuError> {
 
 fn card(ordinal: i32) -> Result<Card, GpuError> {
     use sys::CUdevice_attribute_enum::{
-        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
+        CU_DEVICE_ATTRIBUTE_CLOCK_RATE as CLOCK, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+        CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE as MEMORY_CLOCK,
     };
     let device = result::device::get(ordinal).map_err(failed("cuDeviceGet"))?;
     // SAFETY: the device was just named by the driver.
     let attribute = |which| unsafe { result::device::get_attribute(device, which) };
-    let capability = (
-        attribute(MAJOR).map_err(failed("cuDeviceGetAttribute"))?,
-        attribute(MINOR).map_err(failed("cuDeviceGetAttribute"))?,
-    );
+    let attribute = |which| attribute(which).map_err(failed("cuDeviceGetAttribute"));
+    let capability = (attribute(MAJOR)?, attribute(MINOR)?);
+    let clocks = (attribute(CLOCK)?, attribute(MEMORY_CLOCK)?);
     // SAFETY: as above.
     let memory = unsafe { result::device::total_mem(device) }.map_err(failed("cuDeviceTotalMem"))?;
     let name = result::device::get_name(device).map_err(failed("cuDeviceGetName"))?;
-    Ok(Card { ordinal: ordinal as usize, name, capability, memory })
+    Ok(Card { ordinal: ordinal as usize, name, capability, memory, clocks })
 }
 
 /// The device's context, released when the last that needs it is gone.

@@ -158,7 +158,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
-    /// Ends with the answer that it belongs to.
+    /// Tells when the answer ends that it belongs to.
     struct Ends(mpsc::UnboundedSender<()>);
 
     impl Drop for Ends {
@@ -167,11 +167,13 @@ mod tests {
         }
     }
 
-    /// `/` says hello, `/flood` sends for as long as somebody takes it, `/soon` answers after a while.
+    /// `/` says hello, `/flood` sends for as long as somebody takes it and tells when it ends, `/soon` tells that it was
+    /// asked and answers after a while.
     async fn server(
         limits: Limits,
     ) -> (std::net::SocketAddr, mpsc::UnboundedReceiver<()>, oneshot::Sender<()>, JoinHandle<()>) {
-        let (sender, ended) = mpsc::unbounded_channel();
+        let (sender, told) = mpsc::unbounded_channel();
+        let asked = sender.clone();
         let flood = move || async move {
             let ends = Ends(sender);
             let chunks = futures::stream::repeat_with(move || {
@@ -180,7 +182,8 @@ mod tests {
             });
             Body::from_stream(chunks)
         };
-        let soon = || async {
+        let soon = move || async move {
+            asked.send(()).unwrap();
             sleep(Duration::from_millis(300)).await;
             "soon"
         };
@@ -194,11 +197,11 @@ mod tests {
         let serving = tokio::spawn(serve(listener, router, limits, async {
             let _ = stopped.await;
         }));
-        (address, ended, stop, serving)
+        (address, told, stop, serving)
     }
 
     fn hasty() -> Limits {
-        let hasty = Duration::from_millis(200);
+        let hasty = Duration::from_secs(1);
         Limits { head: hasty, stall: hasty, ..Limits::default() }
     }
 
@@ -217,7 +220,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_head_that_does_not_come_ends_the_connection() {
-        let (address, _ended, _stop, _serving) = server(hasty()).await;
+        let (address, _told, _stop, _serving) = server(hasty()).await;
         for head in ["", "GET / HT", "GET / HTTP/1.1\r\nhost: x\r\n"] {
             let answer = rest(send(address, head).await).await;
             assert!(!answer.contains("hello"), "{answer}");
@@ -230,23 +233,23 @@ mod tests {
 
     #[tokio::test]
     async fn who_takes_nothing_is_given_up_and_who_takes_slowly_is_not() {
-        let (address, mut ended, _stop, _serving) = server(hasty()).await;
+        let (address, mut told, _stop, _serving) = server(hasty()).await;
         let stalled = send(address, "GET /flood HTTP/1.1\r\nhost: x\r\n\r\n").await;
-        timeout(LONG, ended.recv()).await.expect("the answer is given up").unwrap();
+        timeout(LONG, told.recv()).await.expect("the answer is given up").unwrap();
         drop(stalled);
 
         let mut slow = send(address, "GET /flood HTTP/1.1\r\nhost: x\r\n\r\n").await;
         let mut buffer = vec![0; 1 << 22];
         for _ in 0..10 {
             slow.read_exact(&mut buffer).await.unwrap();
-            sleep(Duration::from_millis(50)).await;
+            sleep(Duration::from_millis(150)).await;
         }
-        assert!(ended.try_recv().is_err());
+        assert!(told.try_recv().is_err());
     }
 
     #[tokio::test]
     async fn connections_beyond_the_limit_wait() {
-        let (address, _ended, _stop, _serving) =
+        let (address, _told, _stop, _serving) =
             server(Limits { connections: 1, head: LONG, ..Limits::default() }).await;
         let first = send(address, "GET").await;
         sleep(Duration::from_millis(50)).await;
@@ -259,10 +262,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_stop_waits_for_answers_and_not_for_idle_connections() {
-        let (address, _ended, stop, serving) = server(Limits::default()).await;
+        let (address, mut told, stop, serving) = server(Limits::default()).await;
         let idle = send(address, "").await;
         let asked = send(address, "GET /soon HTTP/1.1\r\nhost: x\r\n\r\n").await;
-        sleep(Duration::from_millis(100)).await;
+        timeout(LONG, told.recv()).await.expect("it is asked").unwrap();
         stop.send(()).unwrap();
         assert!(rest(asked).await.ends_with("soon"));
         timeout(LONG, serving).await.expect("it ends").unwrap();

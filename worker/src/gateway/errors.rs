@@ -85,7 +85,7 @@ impl ApiError {
 
     /// The prompt's text cannot become tokens.
     pub fn prompt(field: &str, error: &ModelError) -> Self {
-        if let ModelError::Io { .. } = error {
+        if error.is_of_this_machine() {
             return Self::internal(error);
         }
         let error = Self::new(StatusCode::BAD_REQUEST, format!("{field}: {error}")).code("invalid_value");

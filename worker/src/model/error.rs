@@ -30,6 +30,11 @@ pub enum ModelError {
 }
 
 impl ModelError {
+    /// Whether it is this machine's fault, and says nothing of the model or the text.
+    pub fn is_of_this_machine(&self) -> bool {
+        matches!(self, Self::Io { .. } | Self::Sandbox(_))
+    }
+
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> ModelError + '_ {
         move |error| ModelError::Io { path: path.to_path_buf(), error }
     }

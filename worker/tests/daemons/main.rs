@@ -157,6 +157,17 @@ async fn unlocked<T>(open: impl Fn() -> Result<T, JournalError>) -> T {
 impl Running {
     /// `reachable`: whether the chain knows where the service really is.
     async fn start(chain: &FakeChain, home: &Path, executor: impl Executor, reachable: bool) -> Self {
+        Self::draining(chain, home, executor, reachable, Duration::from_secs(30)).await
+    }
+
+    /// One that has so long to end what it accepted, once it is told to stop.
+    async fn draining(
+        chain: &FakeChain,
+        home: &Path,
+        executor: impl Executor,
+        reachable: bool,
+        drain: Duration,
+    ) -> Self {
         let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let registration = Registration {
@@ -170,7 +181,7 @@ impl Running {
             poll: Duration::from_millis(10),
             housekeeping: Duration::from_millis(20),
             retry: Duration::from_millis(30),
-            drain: Duration::from_millis(300),
+            drain,
             ..Pace::default()
         };
         let chain: Arc<dyn Chain> = Arc::new(chain.of(key(WORKER)));

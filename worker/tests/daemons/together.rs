@@ -72,7 +72,7 @@ async fn several_tasks_are_computed_together() {
         .collect();
     let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let slowly = Slowly { engines: engines(&model), now: now.clone(), most: most.clone() };
-    let running = Running::start(&chain, home.path(), slowly, true).await;
+    let running = Running::draining(&chain, home.path(), slowly, true, Duration::from_millis(300)).await;
     until("all are computed at once", || most.load(Ordering::Relaxed) == 6).await;
 
     // The chain gives one to another worker: it is computed no further, and its user hears of it.

@@ -12,14 +12,30 @@ use crate::cuda::{cards, Card};
 /// Least free space, bytes: blobs of tasks, journals, room for an import's last step.
 const DISK: u64 = 2 << 30;
 
+/// Where Linux tells how fast a processor may run.
+const FREQUENCIES: &str = "/sys/devices/system/cpu/cpu0/cpufreq";
+
 pub fn processor() -> Check {
+    speed(Isa::detect(), Path::new(FREQUENCIES))
+}
+
+/// `frequencies` need not be there: many virtual machines do not tell.
+fn speed(isa: Isa, frequencies: &Path) -> Check {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let isa = Isa::detect();
-    let found = format!("{threads} threads, {isa:?}");
-    match isa {
-        Isa::Portable => {
+    let khz = |name| std::fs::read_to_string(frequencies.join(name)).ok()?.trim().parse::<u64>().ok();
+    let (can, may) = (khz("cpuinfo_max_freq"), khz("scaling_max_freq"));
+    let mut found = format!("{threads} threads, {isa:?}");
+    if let Some(can) = can {
+        found += &format!(", up to {} MHz", can / 1000);
+    }
+    match (isa, can, may) {
+        (Isa::Portable, ..) => {
             let remedy = "a processor with AVX2 or AVX-512 is several times faster; results are the same";
             Check::warning("processor", found, remedy)
+        }
+        (_, Some(can), Some(may)) if may < can => {
+            found += &format!(" and held at {} MHz", may / 1000);
+            Check::warning("processor", found, format!("cpupower frequency-set --max {}MHz", can / 1000))
         }
         _ => Check::ok("processor", found),
     }
@@ -40,12 +56,14 @@ pub fn gpu(wanted: Option<Device>) -> Check {
         }
     };
     let name = |card: &Card| {
-        let (major, minor) = card.capability;
+        let ((major, minor), (clock, memory_clock)) = (card.capability, card.clocks);
         format!(
-            "{}: {}, {} GiB, compute capability {major}.{minor}",
+            "{}: {}, {} GiB, compute capability {major}.{minor}, up to {} MHz, memory {} MHz",
             card.ordinal,
             card.name,
-            card.memory >> 30
+            card.memory >> 30,
+            clock / 1000,
+            memory_clock / 1000
         )
     };
     let driver = std::fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
@@ -181,6 +199,22 @@ mod tests {
     }
 
     #[test]
+    fn a_processor_that_is_held_back_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, khz: &str| std::fs::write(folder.path().join(name), khz).unwrap();
+        let found = |isa| speed(isa, folder.path()).to_string();
+        assert_eq!(speed(Isa::Avx2, folder.path()).state, State::Ok);
+        write("cpuinfo_max_freq", "3900000\n");
+        write("scaling_max_freq", "3900000\n");
+        assert!(found(Isa::Avx2).contains("Avx2, up to 3900 MHz"), "{}", found(Isa::Avx2));
+        write("scaling_max_freq", "1200000\n");
+        let check = speed(Isa::Avx2, folder.path());
+        assert_eq!(check.state, State::Warning);
+        assert!(check.found.ends_with("up to 3900 MHz and held at 1200 MHz"), "{check}");
+        assert_eq!(speed(Isa::Portable, folder.path()).state, State::Warning);
+    }
+
+    #[test]
     fn a_driver_says_its_version() {
         let closed = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Wed Jul 30 2025\nGCC version:  gcc 12.2.0\n";
         let open = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  575.57.08  Release Build\n";
@@ -191,7 +225,8 @@ mod tests {
 
     #[test]
     fn a_card_has_room_for_the_models_or_not() {
-        let card = Card { ordinal: 1, name: "card".into(), capability: (9, 0), memory: 10 << 30 };
+        let (capability, clocks) = ((9, 0), (1_980_000, 3_201_000));
+        let card = Card { ordinal: 1, name: "card".into(), capability, memory: 10 << 30, clocks };
         let state = |wanted, models: &[u64]| fits(&card, wanted, models).state;
         assert_eq!(state(Device::Cuda(1), &[8 << 30]), State::Ok);
         assert_eq!(state(Device::Cuda(1), &[9 << 30]), State::Mend);

@@ -264,7 +264,7 @@ async fn a_full_queue_says_so_and_who_goes_away_makes_room() {
     let left = Instant::now();
     drop(running);
     assert_eq!(next.await.unwrap().unwrap().status(), StatusCode::OK);
-    assert!(left.elapsed() < Duration::from_secs(3), "{:?}", left.elapsed());
+    assert!(left.elapsed() < Duration::from_secs(20), "{:?}", left.elapsed());
     assert_eq!(server.metric("generations_total{end=\"cancelled\"}").await, 2);
     // The same where the answer is to come whole.
     server.until("running", 0).await;
@@ -276,7 +276,7 @@ async fn a_full_queue_says_so_and_who_goes_away_makes_room() {
 
 #[tokio::test]
 async fn an_answer_that_takes_too_long_is_given_up() {
-    let server = Server::slow(Settings { timeout: Duration::from_millis(300), ..Default::default() }).await;
+    let server = Server::slow(Settings { timeout: Duration::from_secs(1), ..Default::default() }).await;
     let whole = server.send(CHAT, &chat(json!({ "temperature": 0 }))).await.unwrap();
     assert_eq!(
         (whole.status().as_u16(), &whole.headers()["x-should-retry"]),
@@ -314,7 +314,7 @@ async fn a_stop_lets_answers_end_and_then_ends_them() {
     let text = running.text().await.unwrap();
     assert!(text.contains("the server is stopping") && !text.contains("[DONE]"), "{text}");
     server.serving.await.unwrap().unwrap();
-    assert!(stopped.elapsed() < Duration::from_secs(5));
+    assert!(stopped.elapsed() < Duration::from_secs(20));
 }
 
 /// With memory for less than a context, an answer gets what there is, and what cannot be is refused by name.

@@ -28,12 +28,16 @@ fn model_of(arch: &Architecture) -> Arc<Model> {
 }
 
 fn imported(gguf: &[u8]) -> Arc<Model> {
+    imported_with(gguf, sandbox())
+}
+
+fn imported_with(gguf: &[u8], sandbox: Sandbox) -> Arc<Model> {
     // The folder may go: the model stays mapped.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     std::fs::write(&path, gguf).unwrap();
     let model = Model::open(&import(&path, folder.path(), &|_| {}).unwrap().path).unwrap();
-    Arc::new(model.with_sandbox(sandbox()))
+    Arc::new(model.with_sandbox(sandbox))
 }
 
 static SMALL: LazyLock<Arc<Model>> = LazyLock::new(|| model_of(&synthetic::small()));

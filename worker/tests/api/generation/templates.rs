@@ -67,3 +67,15 @@ async fn is_broken() {
     harms_nothing_else("{% for m in messages %}", "syntax error").await;
     harms_nothing_else("{{ raise_exception('roles must alternate') }}", "roles must alternate").await;
 }
+
+/// That the machine cannot run it is no fault of the request's.
+#[tokio::test(flavor = "multi_thread")]
+async fn cannot_be_run_here() {
+    for program in ["/bin/false", "/nowhere/deepnode-worker"] {
+        let gguf = synthetic::gguf(&synthetic::small(), Encoding::F16, 7);
+        let model = imported_with(&gguf, Sandbox::new(program.into()));
+        let server = Server::start(&model, engine(&model), Settings::default()).await;
+        let (status, answer) = server.post(CHAT, &short()).await;
+        assert_eq!((status.as_u16(), &answer["error"]["code"]), (500, &json!("internal_error")), "{answer}");
+    }
+}
