@@ -37,8 +37,8 @@ pub struct Card {
     pub capability: (i32, i32),
     /// Bytes of memory.
     pub memory: usize,
-    /// Greatest clocks, kHz: of the multiprocessors and of the memory.
-    pub clocks: (i32, i32),
+    /// Greatest clocks, kHz: of the multiprocessors and of the memory; none where the driver does not tell.
+    pub clocks: Option<(i32, i32)>,
 }
 
 fn failed(call: &'static str) -> impl Fn(DriverError) -> GpuError {
@@ -86,7 +86,7 @@ fn card(ordinal: i32) -> Result<Card, GpuError> {
     let attribute = |which| unsafe { result::device::get_attribute(device, which) };
     let attribute = |which| attribute(which).map_err(failed("cuDeviceGetAttribute"));
     let capability = (attribute(MAJOR)?, attribute(MINOR)?);
-    let clocks = (attribute(CLOCK)?, attribute(MEMORY_CLOCK)?);
+    let clocks = attribute(CLOCK).ok().zip(attribute(MEMORY_CLOCK).ok());
     // SAFETY: as above.
     let memory = unsafe { result::device::total_mem(device) }.map_err(failed("cuDeviceTotalMem"))?;
     let name = result::device::get_name(device).map_err(failed("cuDeviceGetName"))?;

@@ -56,15 +56,13 @@ pub fn gpu(wanted: Option<Device>) -> Check {
         }
     };
     let name = |card: &Card| {
-        let ((major, minor), (clock, memory_clock)) = (card.capability, card.clocks);
-        format!(
-            "{}: {}, {} GiB, compute capability {major}.{minor}, up to {} MHz, memory {} MHz",
-            card.ordinal,
-            card.name,
-            card.memory >> 30,
-            clock / 1000,
-            memory_clock / 1000
-        )
+        let (number, name, memory) = (card.ordinal, &card.name, card.memory >> 30);
+        let (major, minor) = card.capability;
+        let clocks = match card.clocks {
+            Some((card, memory)) => format!("up to {} MHz, memory {} MHz", card / 1000, memory / 1000),
+            None => "clocks unknown".into(),
+        };
+        format!("{number}: {name}, {memory} GiB, compute capability {major}.{minor}, {clocks}")
     };
     let driver = std::fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
     let driver = driver_version(&driver).unwrap_or("unknown");
@@ -225,8 +223,8 @@ mod tests {
 
     #[test]
     fn a_card_has_room_for_the_models_or_not() {
-        let (capability, clocks) = ((9, 0), (1_980_000, 3_201_000));
-        let card = Card { ordinal: 1, name: "card".into(), capability, memory: 10 << 30, clocks };
+        let card =
+            Card { ordinal: 1, name: "card".into(), capability: (9, 0), memory: 10 << 30, clocks: None };
         let state = |wanted, models: &[u64]| fits(&card, wanted, models).state;
         assert_eq!(state(Device::Cuda(1), &[8 << 30]), State::Ok);
         assert_eq!(state(Device::Cuda(1), &[9 << 30]), State::Mend);
